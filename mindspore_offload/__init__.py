@@ -1,0 +1,6 @@
+"""Adam for MindSpore with its states and its arithmetic in host memory."""
+
+from mindspore_offload._version import __version__
+from mindspore_offload.adam import AdamOffload
+
+__all__ = ["AdamOffload", "__version__"]

@@ -1,0 +1,160 @@
+"""Measures a step of this optimizer on this machine, next to MindSpore's own and to a bare loop over the same bytes."""
+
+import ctypes
+import multiprocessing
+import platform
+import statistics
+import time
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindspore_offload import AdamOffload, __version__, native_library
+
+SEED = 1
+LEARNING_RATE, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
+BYTES_A_PARAMETER = 28  # float32: weight and moments are read and written, the gradient is read
+
+RIVALS = {
+    "AdamOffload": lambda parameters: AdamOffload(parameters, host_kernel="native"),
+    "AdamOffload, decay and loss scale": lambda parameters: AdamOffload(
+        parameters, host_kernel="native", weight_decay=1e-4, loss_scale=1024.0
+    ),
+    "AdamOffload, stock": lambda parameters: AdamOffload(parameters, host_kernel="stock"),
+    "nn.Adam": nn.Adam,
+    "nn.AdamOffload": nn.AdamOffload,
+}
+
+
+def run(params, tensors, layers, steps):
+    """Prints all tables. `params` in `tensors` equal tensors; `layers` of Dense(4096); `steps` timed of each rival."""
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    library = native_library.load()
+    print(
+        f"mindspore_offload {__version__}, MindSpore {ms.__version__}, numpy {np.__version__}, "
+        f"Python {platform.python_version()}, {_cpu()}, {library.MindsporeOffloadIsa().decode()}, "
+        f"{library.MindsporeOffloadThreads()} threads, seed {SEED}"
+    )
+    _print_speed(params, tensors, steps)
+    _print_speed(300 * 4096, 300, steps)
+    _print_memory(layers)
+
+
+def _print_speed(params, tensors, steps):
+    size = params // tensors
+    times = time_steps(size, tensors, steps)
+    print(f"\nOne step, {size * tensors:,} float32 parameters in {tensors} tensors, median of {steps}, alternated")
+    print(f"{'':36}{'ms':>9}{'spread':>15}{'ns/param':>10}{'GB/s':>7}{'AdamOffload is':>18}")
+    ours = statistics.median(times["AdamOffload"])
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        ns = median / (size * tensors) * 1e9
+        spread = f"{min(seconds) * 1e3:.1f}-{max(seconds) * 1e3:.1f}"
+        print(
+            f"{name:36}{median * 1e3:9.1f}{spread:>15}{ns:10.2f}{BYTES_A_PARAMETER / ns:7.1f}"
+            f"{median / ours:11.2f}x faster"
+        )
+
+
+def time_steps(size, tensors, steps):
+    """Seconds of each step, a list for each rival, after two steps that warm up and whose result is checked."""
+    random = np.random.default_rng(SEED)
+    weights = [random.standard_normal(size, np.float32) for _ in range(tensors)]
+    gradients = [random.standard_normal(size, np.float32) for _ in range(tensors)]
+    rivals = {"bare loop": _bare_loop(weights, gradients)}
+    inputs = tuple(Tensor(gradient) for gradient in gradients)
+    for name, make in RIVALS.items():
+        rivals[name] = _step(make, weights, inputs)
+    for name, (step, result) in rivals.items():
+        step()
+        step()
+        if "decay" not in name:
+            _check(name, result(), weights[-1], gradients[-1])
+    times = {name: [] for name in rivals}
+    for _ in range(steps):
+        for name, (step, _) in rivals.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def _step(make, weights, gradients):
+    parameters = ParameterTuple(Parameter(Tensor(weight), name=f"weight{i}") for i, weight in enumerate(weights))
+    optimizer = make(list(parameters))
+    return lambda: optimizer(gradients), parameters[-1].asnumpy
+
+
+def _bare_loop(weights, gradients):
+    library = native_library.load()
+    loop = library.MindsporeOffloadBareLoop
+    loop.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_size_t, ctypes.c_float, ctypes.c_size_t]
+    arrays = [(w.copy(), np.zeros_like(w), np.zeros_like(w), g) for w, g in zip(weights, gradients)]
+    taken = 0
+
+    def step():
+        nonlocal taken
+        taken += 1
+        rate = LEARNING_RATE * (1 - BETA2**taken) ** 0.5 / (1 - BETA1**taken)
+        for tensor in arrays:
+            pointers = [array.ctypes.data for array in tensor]
+            loop(*pointers, tensor[0].size, rate, library.MindsporeOffloadThreads())
+
+    return step, lambda: arrays[-1][0]
+
+
+def _check(name, result, weight, gradient):
+    """Two steps of Adam with the same gradient, in float64."""
+    weight, gradient = weight.astype(np.float64), gradient.astype(np.float64)
+    m = v = 0.0
+    for step in (1, 2):
+        m = BETA1 * m + (1 - BETA1) * gradient
+        v = BETA2 * v + (1 - BETA2) * gradient**2
+        weight = weight - LEARNING_RATE * np.sqrt(1 - BETA2**step) / (1 - BETA1**step) * m / (np.sqrt(v) + EPS)
+    error = np.abs(result - weight).max()
+    if error > 1e-6:
+        raise RuntimeError(f"'{name}' is wrong by {error} after two steps, so its time means nothing.")
+
+
+def _print_memory(layers):
+    print(f"\n{layers} layers of Dense(4096), batch of 4, {layers * (4096 * 4096 + 4096):,} float32 parameters")
+    print(f"{'':36}{'peak resident MB':>17}{'compile + first step, s':>25}{'step, s':>9}")
+    for name in ("AdamOffload", "nn.Adam", "nn.AdamOffload"):
+        peak, first, step = measure_memory(name, layers)
+        print(f"{name:36}{peak:17,.0f}{first:25.1f}{step:9.2f}")
+
+
+def measure_memory(name, layers):
+    """Peak resident megabytes, seconds to the end of the first step, median seconds of a step; in a new process."""
+    pool = multiprocessing.get_context("spawn").Pool(1)
+    with pool:
+        return pool.apply(_train, (name, layers))
+
+
+def _train(name, layers):
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    ms.set_seed(SEED)
+    net = nn.SequentialCell([nn.Dense(4096, 4096, activation="relu") for _ in range(layers)])
+    train = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), RIVALS[name](net.trainable_params()))
+    data, label = ops.ones((4, 4096), ms.float32), ops.zeros((4, 4096), ms.float32)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        train(data, label).asnumpy()
+        seconds.append(time.perf_counter() - start)
+    return _peak_resident_mb(), seconds[0], statistics.median(seconds[1:])
+
+
+def _peak_resident_mb():
+    """Of this process alone; getrusage would count its parent's memory too, from before the program was replaced."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
+def _cpu():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()

@@ -1,0 +1,71 @@
+"""The states of an optimizer: how their memory is obtained, and how they are cut into buckets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor
+from mindspore import dtype as mstype
+from mindspore.common.initializer import initializer
+
+# What one native operation updates at most, in bytes of parameters. The gradients of a bucket live until its operation
+# has run, so this bounds how many of them wait; larger buckets only make fewer launches.
+BUCKET_BYTES = 32 * 1024 * 1024
+
+
+def zero_pages(parameters, prefix):
+    """One float32 Parameter named ``<prefix>.<name>``, in the same shape, for each of `parameters`, filled with zeros.
+
+    The zeros are pages that the operating system hands out on first touch. An initializer would write every byte now,
+    which for the moments of a large net takes longer than compiling it.
+    """
+    return ParameterTuple(_zero_state(parameter, prefix) for parameter in parameters)
+
+
+def _zero_state(parameter, prefix):
+    state = Parameter(
+        initializer("zeros", parameter.shape, mstype.float32),
+        name=f"{prefix}.{parameter.name}",
+        requires_grad=parameter.requires_grad,
+        layerwise_parallel=parameter.layerwise_parallel,
+        parallel_optimizer=parameter.parallel_optimizer,
+    )
+    # from_numpy shares the array's memory, where the constructor of Parameter would copy (and so touch) it.
+    state.set_data(Tensor.from_numpy(np.zeros(parameter.shape, np.float32)))
+    return state
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Neighbouring parameters that one native operation updates; those of the optimizer from `start` to `stop`."""
+
+    start: int
+    stop: int
+    parameters: tuple
+    moment1: tuple
+    moment2: tuple
+    rows: tuple  # of each parameter, the row of the coefficient tensor
+    decays: tuple  # of each parameter, whether that row has a weight decay
+
+
+def buckets(parameters, moment1, moment2, rows, decays, limit=BUCKET_BYTES):
+    """Cut all parameters, with what belongs to each, into buckets: the last parameters first.
+
+    A bucket has at most `limit` bytes of parameters, or is a single larger parameter. Backward passes yield the
+    gradients of the last parameters first: in that order a gradient can be freed soon after it has been computed.
+    """
+    fields = (parameters, moment1, moment2, rows, decays)
+    return [
+        Bucket(start, stop, *(tuple(field[start:stop]) for field in fields))
+        for start, stop in _runs([parameter.nbytes for parameter in parameters], limit)
+    ]
+
+
+def _runs(sizes, limit):
+    """The bounds of runs of neighbours whose sizes sum to at most `limit`, or that are single, from the end."""
+    stop, held = len(sizes), 0
+    for i in reversed(range(len(sizes))):
+        if held and held + sizes[i] > limit:
+            yield i + 1, stop
+            stop, held = i + 1, 0
+        held += sizes[i]
+    yield 0, stop

@@ -1,0 +1,80 @@
+"""Compiles mindspore_offload/csrc into one shared library inside the package; everything else is in pyproject.toml."""
+
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+SOURCES = Path("mindspore_offload/csrc")
+
+# Without -fno-math-errno the compiler leaves the square root, and with it the whole loop, scalar. -ffp-contract=off
+# keeps every product and sum rounded on its own, so that all instruction sets give the same bits. There is no -march:
+# the library picks an instruction set at run time.
+FLAGS = [
+    *["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread"],
+    *["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"],
+    *["-Wall", "-Wextra", "-Wshadow"],
+]
+
+
+class BuildLibrary(build_ext):
+    """Builds a plain shared library: no Python header, no Python version in its name."""
+
+    def get_ext_filename(self, fullname):
+        return fullname.replace(".", "/") + ".so"
+
+    def get_export_symbols(self, ext):
+        return []
+
+    def build_extension(self, ext):
+        """A machine without a compiler gets a package without the library; an error in our own code is an error."""
+        if self._compiler_works():
+            super().build_extension(ext)
+            return
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)  # one from an earlier build would be stale
+        self.warn(
+            "the native library was NOT built, because no working C++ compiler was found. The package runs on "
+            "MindSpore's own, slower operations. For the native kernel install g++ or clang++ and install it again."
+        )
+
+    def copy_extensions_to_source(self):
+        if any(Path(self.get_ext_fullpath(ext.name)).exists() for ext in self.extensions):
+            super().copy_extensions_to_source()
+
+    def get_outputs(self):
+        return [path for path in super().get_outputs() if Path(path).exists()]
+
+    def _compiler_works(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.cc")
+            source.write_text("#include <thread>\nint main() { return std::thread::hardware_concurrency() == 0; }\n")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=FLAGS)
+            except CompileError:
+                return False
+        return True
+
+
+class PlatformWheel(bdist_wheel):
+    """The library fits every Python, so the wheel is tagged for the platform only."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "mindspore_offload.libmindspore_offload",
+            sources=sorted(str(path) for path in SOURCES.glob("*.cc")),
+            depends=sorted(str(path) for path in SOURCES.glob("*.h")),
+            extra_compile_args=FLAGS,
+            extra_link_args=["-pthread"],
+            language="c++",
+        )
+    ],
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
+)
