@@ -1,6 +1,6 @@
 """The optimizer cell."""
 
-from mindspore import Parameter, Tensor, jit, nn
+from mindspore import Parameter, Tensor, jit, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
@@ -8,11 +8,109 @@ from mindspore.ops import functional as F
 from mindspore_offload import host_operation, state
 from mindspore_offload.coefficients import Coefficients
 
+_fit_gradient = C.MultitypeFuncGraph("fit_gradient")
 _run_bucket = C.MultitypeFuncGraph("run_bucket")
 
 
 class AdamOffload(nn.Optimizer):
-    r"""TODO"""
+    r"""Adam that keeps its moments in host memory and runs on the host CPU; a drop-in for `mindspore.nn.AdamOffload`.
+
+    The algorithm is Adam in the form that ends section 2 of `Adam: A Method for Stochastic Optimization
+    <https://arxiv.org/abs/1412.6980>`_, where both bias corrections are folded into the step size. In step
+    :math:`t = 1, 2, \ldots`, for each weight:
+
+    .. math::
+        \begin{array}{l}
+            g_t = (g + S \lambda w_{t-1}) / S \\
+            m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+            v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+            l_t = \alpha \sqrt{1 - \beta_2^t} / (1 - \beta_1^t) \\
+            w_t = w_{t-1} - l_t m_t / (\sqrt{v_t} + \epsilon)
+        \end{array}
+
+    :math:`g` is the element of `gradients`, :math:`w` of `params`, :math:`m` of the state `moment1`, :math:`v` of
+    `moment2`; :math:`\alpha` is `learning_rate`, :math:`\beta_1, \beta_2` are `beta1` and `beta2`, :math:`\epsilon` is
+    `eps`, :math:`\lambda` is `weight_decay`, :math:`S` is `loss_scale`, and :math:`\beta_1^t, \beta_2^t` are the states
+    `beta1_power` and `beta2_power`. With `use_nesterov`, :math:`\beta_1 m_t + (1 - \beta_1) g_t` stands for :math:`m_t`
+    in the last line.
+
+    Note:
+        - :math:`\epsilon` is added to the root of the *uncorrected* :math:`v` ("epsilon hat"). `torch.optim.Adam` adds it
+          to the corrected root; with small gradients the two differ.
+        - The decay is an L2 penalty: it goes through the moments, unlike the decoupled decay of AdamW.
+        - All constants are float32. :math:`1 - \beta_2` for 0.999 is then 9.9998713e-4.
+        - Infinite and NaN gradients are not caught.
+        - Without parameter groups, parameters whose name contains "beta" or "gamma" don't decay. With groups, names don't
+          matter, and a parameter decays as its group says.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters to update, float32, or groups of them. A group is a
+            dict with the keys
+
+            - params: Required. A list of its parameters.
+            - lr: Optional, in place of `learning_rate`.
+            - weight_decay: Optional, in place of `weight_decay`.
+            - grad_centralization: Accepted, and without effect in this optimizer.
+            - order_params: Alone in a dict of its own: all parameters, in the order that the optimizer is to keep.
+
+        learning_rate (Union[float, int, Tensor, Iterable, LearningRateSchedule]): A number or a Tensor of no dimension,
+            at least 0, is fixed. Of a one-dimensional Tensor or an iterable, step i takes value i. A schedule is called
+            with `global_step`, which is 0 in the first step. Default: ``1e-3`` .
+        beta1 (float): The decay rate of the first moment, in (0.0, 1.0). Default: ``0.9`` .
+        beta2 (float): The decay rate of the second moment, in (0.0, 1.0). Default: ``0.999`` .
+        eps (float): Added to the denominator; greater than 0. Default: ``1e-8`` .
+        use_locking (bool): Whether the update of a parameter and its moments is protected by a lock. The native host
+            operation always is. Default: ``False`` .
+        use_nesterov (bool): Whether to use Nesterov's accelerated gradient. Default: ``False`` .
+        weight_decay (Union[float, int, Cell]): The L2 penalty, at least 0. A Cell is called with `global_step` in each
+            step. Default: ``0.0`` .
+        loss_scale (float): What the loss was multiplied with; greater than 0. To be set to that of a
+            `FixedLossScaleManager` whose `drop_overflow_update` is False. Default: ``1.0`` .
+
+    Keyword Args:
+        host_kernel (str): What runs Adam on the host. ``"native"`` is this package's own kernel: fused, in place, and the
+            same bits for any number of threads. ``"stock"`` is MindSpore's operation `AdamNoUpdateParam`: slower, the same
+            numbers within rounding. ``"auto"`` is native where the device target is CPU, stock elsewhere; without a
+            usable native library it warns once and takes stock. Default: ``"auto"`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - The gradients of `params`, in their order and shapes, of dtype float32, float16
+          or bfloat16.
+
+    Outputs:
+        tuple[bool], ``True`` for each parameter.
+
+    Raises:
+        TypeError: If `learning_rate` is not one of int, float, Tensor, Iterable, LearningRateSchedule.
+        TypeError: If an element of `params` is neither Parameter nor dict.
+        TypeError: If `beta1`, `beta2`, `eps` or `loss_scale` is not a float.
+        TypeError: If `weight_decay` is neither float, int nor Cell.
+        TypeError: If `use_locking` or `use_nesterov` is not a bool.
+        TypeError: If a gradient is not of one of the dtypes above.
+        ValueError: If `loss_scale` or `eps` is not greater than 0.
+        ValueError: If `beta1` or `beta2` is not in (0.0, 1.0).
+        ValueError: If `weight_decay` or `learning_rate` is less than 0.
+        ValueError: If `host_kernel` is unknown, or ``"native"`` and the device target is not CPU.
+        ValueError: If a gradient has another shape than its parameter.
+        RuntimeError: If `host_kernel` is ``"native"`` and the native library can't be used; the text says why.
+        RuntimeError: If `gradients` is not a tuple of as many gradients as there are parameters.
+
+    Supported Platforms:
+        ``CPU``. With the stock host operation also ``Ascend`` and ``GPU``, where it has not been run yet.
+
+    Examples:
+        >>> import mindspore as ms
+        >>> from mindspore import nn
+        >>> from mindspore_offload import AdamOffload
+        >>>
+        >>> net = nn.Dense(3, 2)
+        >>> # One learning rate and one weight decay for all parameters:
+        >>> optimizer = AdamOffload(net.trainable_params(), learning_rate=0.01, weight_decay=1e-4)
+        >>> # Groups of parameters:
+        >>> groups = [{"params": [net.weight], "weight_decay": 0.01}, {"params": [net.bias], "lr": 0.1}]
+        >>> optimizer = AdamOffload(groups, learning_rate=0.01)
+        >>> model = ms.Model(net, nn.MSELoss(), optimizer)
+    """
 
     def __init__(
         self,
@@ -58,10 +156,13 @@ class AdamOffload(nn.Optimizer):
             ],
             auto_prefix=False,
         )
+        self._names = tuple(parameter.name for parameter in self.parameters)
         self._success = (True,) * len(self.parameters)
 
     @jit(backend="ms_backend")
     def construct(self, gradients):
+        _check_gradients(isinstance(gradients, tuple), len(gradients), len(self.parameters))
+        gradients = self.map_(_fit_gradient, self._names, self.parameters, gradients)
         # Both see global_step as it is before this step: 0 at the first.
         learning_rates = self._row_learning_rates()
         weight_decays = self._row_weight_decays()
@@ -140,6 +241,40 @@ class AdamOffload(nn.Optimizer):
                 f"For '{self.cls_name}', the argument '{name}' must be a bool, "
                 f"but got {value!r} of type {type(value).__name__}."
             )
+
+
+# The checks run while the graph is compiled: what they refuse is refused before anything is written.
+
+
+@ops.constexpr
+def _check_gradients(is_tuple, count, expected_count):
+    if not is_tuple:
+        raise RuntimeError("For 'AdamOffload', the argument 'gradients' must be a tuple, but got another type.")
+    if count != expected_count:
+        raise RuntimeError(
+            f"For 'AdamOffload', the argument 'gradients' must hold one gradient for each of the {expected_count} "
+            f"parameters, in their order, but got {count}."
+        )
+
+
+@_fit_gradient.register("String", "Tensor", "Tensor")
+def _fit(name, parameter, gradient):
+    _check_gradient(name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
+    return F.cast(gradient, mstype.float32)
+
+
+@ops.constexpr
+def _check_gradient(name, expected_shape, shape, dtype):
+    if shape != expected_shape:
+        raise ValueError(
+            f"For 'AdamOffload', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
+            f"but got {shape}."
+        )
+    if dtype not in (mstype.float32, mstype.float16, mstype.bfloat16):
+        raise TypeError(
+            f"For 'AdamOffload', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
+            f"but got {dtype}."
+        )
 
 
 @_run_bucket.register("Tensor", "Tuple", "Function")

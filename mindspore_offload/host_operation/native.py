@@ -23,7 +23,7 @@ class NativeUpdate(nn.Cell):
         self.rows = Tensor(np.array(bucket.rows, np.int32))
         self.start, self.stop = bucket.start, bucket.stop
         # An attribute of its own: side effects of an operation that is taken out of a tuple are not seen, and lost.
-        self.update = _AdamInPlace([parameter.name for parameter in bucket.parameters])
+        self.update = _AdamInPlace(len(bucket.parameters))
 
     def construct(self, coefficients, gradients):
         return self.update(
@@ -37,12 +37,11 @@ class NativeUpdate(nn.Cell):
 
 
 class _AdamInPlace(ops.Custom):
-    """The operation `AdamInPlace` of the native library, for parameters of the given names."""
+    """The operation `AdamInPlace` of the native library, for a bucket of so many tensors."""
 
-    def __init__(self, names):
-        self._names = names
-        super().__init__(f"{native_library.PATH}:AdamInPlace", self._infer_shape, self._infer_dtype, "aot")
-        inputs = ["coefficients", "rows"] + [f"{role}_{i}" for role in _ROLES for i in range(len(names))]
+    def __init__(self, tensors):
+        super().__init__(f"{native_library.PATH}:AdamInPlace", (1,), mstype.float32, "aot")
+        inputs = ["coefficients", "rows"] + [f"{role}_{i}" for role in _ROLES for i in range(tensors)]
         self.set_signatures(
             tuple(
                 sig.make_sig(name, sig.sig_rw.RW_WRITE if name.startswith(_ROLES[:3]) else sig.sig_rw.RW_READ)
@@ -51,22 +50,3 @@ class _AdamInPlace(ops.Custom):
         )
         self.add_prim_attr("side_effect_mem", True)
         self.set_device("CPU")
-
-    def _infer_shape(self, _coefficients, _rows, *shapes):
-        self._compare("shape", shapes, ValueError)
-        return (1,)
-
-    def _infer_dtype(self, _coefficients, _rows, *dtypes):
-        self._compare("dtype", dtypes, TypeError)
-        return mstype.float32
-
-    def _compare(self, what, values, error):
-        """Refuses gradients that don't fit their parameters while the graph is compiled, before anything is written."""
-        count = len(self._names)
-        parameters, gradients = values[:count], values[3 * count :]
-        for name, parameter, gradient in zip(self._names, parameters, gradients):
-            if gradient != parameter:
-                raise error(
-                    f"For 'AdamOffload', the gradient of '{name}' must have the {what} of its parameter, {parameter}, "
-                    f"but got {gradient}."
-                )

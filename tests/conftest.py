@@ -1,0 +1,36 @@
+"""Graph mode for all tests, in a scratch folder: MindSpore writes what it compiles into the working directory."""
+
+import mindspore as ms
+import pytest
+
+from mindspore_offload import native_library
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scratch_folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("scratch"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_seed(1)
+
+
+@pytest.fixture(params=["native", "stock"])
+def host_kernel(request):
+    """Both host operations are held to the same promises."""
+    return request.param
+
+
+@pytest.fixture
+def fresh_library():
+    """Lets a test change how the native library is found and set up; afterwards it is loaded as it was before."""
+    native_library.load.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+    native_library.load.cache_clear()
+    library = native_library.load()
+    library.MindsporeOffloadSetIsa(library.MindsporeOffloadSupportedIsas().split()[0])

@@ -1,0 +1,153 @@
+"""Adam in float64, with the float32 constants of the documented optimizer; and Adams that are wrong on purpose.
+
+Written from the contract and from the paper (Kingma and Ba, section 2), not from the kernel: a step at a time, on whole
+arrays, one line for each line of the algorithm.
+"""
+
+import numpy as np
+
+
+class Oracle:
+    """The state and the steps of Adam for a list of arrays."""
+
+    def __init__(
+        self,
+        weights,
+        learning_rate=1e-3,
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        use_nesterov=False,
+        weight_decay=0.0,
+        loss_scale=1.0,
+    ):
+        single = np.float32
+        self.learning_rate, self.eps, self.use_nesterov = float(single(learning_rate)), float(single(eps)), use_nesterov
+        self.beta1, self.beta2 = float(single(beta1)), float(single(beta2))
+        self.rest1, self.rest2 = float(single(1) - single(beta1)), float(single(1) - single(beta2))
+        self.weight_decay = float(single(weight_decay * loss_scale))
+        self.unscale = float(single(1 / loss_scale))
+        self.power1 = self.power2 = single(1)
+        self.weights = [np.asarray(weight, np.float64) for weight in weights]
+        self.moment1 = [np.zeros_like(weight) for weight in self.weights]
+        self.moment2 = [np.zeros_like(weight) for weight in self.weights]
+        # How large the terms of each moment have been: they may cancel, but the rounding of each remains.
+        self.reach1 = [np.zeros_like(weight) for weight in self.weights]
+        self.reach2 = [np.zeros_like(weight) for weight in self.weights]
+
+    def step(self, gradients):
+        self.power1, self.power2 = self.power1 * np.float32(self.beta1), self.power2 * np.float32(self.beta2)
+        for i, (scaled, weight) in enumerate(zip(gradients, self.weights)):
+            scaled = np.asarray(scaled, np.float64)
+            gradient = self.decayed(scaled, weight) * self.unscale
+            gradient_reach = (np.abs(scaled) + np.abs(self.weight_decay * weight)) * self.unscale
+            reach1 = self.beta1 * np.abs(self.moment1[i]) + self.rest1 * gradient_reach
+            reach2 = self.beta2 * self.moment2[i] + self.rest2 * np.abs(gradient) * gradient_reach
+            self.reach1[i], self.reach2[i] = np.maximum(self.reach1[i], reach1), np.maximum(self.reach2[i], reach2)
+
+            self.moment1[i] = self.beta1 * self.moment1[i] + self.rest1 * gradient
+            self.moment2[i] = self.beta2 * self.moment2[i] + self.rest2 * gradient**2
+            direction = self.moment1[i]
+            if self.use_nesterov:
+                direction = self.beta1 * self.moment1[i] + self.rest1 * gradient
+            self.weights[i] = self.updated(weight, direction, self.moment2[i])
+
+    def decayed(self, gradient, weight):
+        return gradient + self.weight_decay * weight
+
+    def rate(self):
+        return self.learning_rate * np.sqrt(1 - float(self.power2)) / (1 - float(self.power1))
+
+    def updated(self, weight, direction, moment2):
+        return weight - self.rate() * direction / (np.sqrt(moment2) + self.eps)
+
+
+class NoUpdate(Oracle):
+    def updated(self, weight, direction, moment2):
+        return weight
+
+
+class NoBiasCorrection(Oracle):
+    def rate(self):
+        return self.learning_rate
+
+
+class OneStepAhead(Oracle):
+    def rate(self):
+        power1, power2 = float(self.power1) * self.beta1, float(self.power2) * self.beta2
+        return self.learning_rate * np.sqrt(1 - power2) / (1 - power1)
+
+
+class EpsOnCorrectedRoot(Oracle):
+    def updated(self, weight, direction, moment2):
+        root = np.sqrt(moment2 / (1 - float(self.power2)))
+        return weight - self.learning_rate / (1 - float(self.power1)) * direction / (root + self.eps)
+
+
+class EpsInsideRoot(Oracle):
+    def updated(self, weight, direction, moment2):
+        return weight - self.rate() * direction / np.sqrt(moment2 + self.eps)
+
+
+class DecoupledDecay(Oracle):
+    def decayed(self, gradient, weight):
+        return gradient
+
+    def updated(self, weight, direction, moment2):
+        return super().updated(weight * (1 - self.learning_rate * self.weight_decay), direction, moment2)
+
+
+class DecayAfterUnscaling(Oracle):
+    def decayed(self, gradient, weight):
+        return gradient + self.weight_decay / self.unscale * weight
+
+
+class NesterovIgnored(Oracle):
+    def step(self, gradients):
+        self.use_nesterov = False
+        super().step(gradients)
+
+
+class ExactConstants(Oracle):
+    """1 - beta in exact arithmetic, which is not what float32 gives."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rest1, self.rest2 = 1 - 0.9, 1 - 0.999
+
+
+MUTANTS = [
+    NoUpdate,
+    NoBiasCorrection,
+    OneStepAhead,
+    EpsOnCorrectedRoot,
+    EpsInsideRoot,
+    DecoupledDecay,
+    DecayAfterUnscaling,
+    NesterovIgnored,
+    ExactConstants,
+]
+
+
+# Ten steps round each moment twenty times, by half a unit each; nn.AdamOffload is off by up to 4.1 units there too.
+MOMENT_UNITS = 6
+
+
+def assert_agrees(oracle, weights, moment1, moment2):
+    """Element by element: weights to 1e-6 of the larger of 1 and the weight, moments to MOMENT_UNITS in the last place."""
+    for i, expected in enumerate(oracle.weights):
+        _assert_within(f"weight {i}", weights[i], expected, 1e-6 * np.maximum(1, np.abs(expected)))
+        _assert_within(f"moment1 {i}", moment1[i], oracle.moment1[i], MOMENT_UNITS * _unit(oracle.reach1[i]))
+        _assert_within(f"moment2 {i}", moment2[i], oracle.moment2[i], MOMENT_UNITS * _unit(oracle.reach2[i]))
+
+
+def _unit(values):
+    """The unit in the last place of each value in float32."""
+    return np.spacing(np.abs(values).astype(np.float32)).astype(np.float64)
+
+
+def _assert_within(what, actual, expected, allowed):
+    actual = np.asarray(actual, np.float64)
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
+    wrong = ~(np.abs(actual - expected) <= allowed)  # so that NaN is wrong
+    assert not wrong.any(), f"{what}: {wrong.sum()} of {wrong.size} differ, {actual[wrong][0]} != {expected[wrong][0]}"

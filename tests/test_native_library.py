@@ -1,0 +1,155 @@
+"""Where the native library can't be used, "auto" says so once and trains, and "native" says what to do."""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+from mindspore import dtype as mstype
+
+import mindspore_offload
+from mindspore_offload import AdamOffload, host_operation, native_library
+
+SOURCE_TREE = Path(__file__).resolve().parent.parent
+
+
+def missing(path):
+    pass
+
+
+def unreadable(path):
+    path.write_bytes(b"not a library")
+
+
+def of_another_architecture(path):
+    content = bytearray(native_library.PATH.read_bytes())
+    machine = 18  # where an ELF header holds the architecture, two bytes; the highest number is nobody's
+    content[machine : machine + 2] = b"\xff\xff"
+    path.write_bytes(content)
+
+
+BROKEN = {
+    "missing": (missing, "does not exist"),
+    "unreadable": (unreadable, "can't be loaded"),
+    "other-architecture": (of_another_architecture, "can't be loaded"),
+}
+
+
+@pytest.fixture(params=BROKEN)
+def broken_library(request, fresh_library, tmp_path):
+    """Puts a library that can't be used in the place of ours; gives what the message has to say of it."""
+    spoil, message = BROKEN[request.param]
+    path = tmp_path / "libmindspore_offload.so"
+    spoil(path)
+    fresh_library.setattr(native_library, "PATH", path)
+    fresh_library.setattr(host_operation, "_warned", set())
+    return message
+
+
+def one_parameter():
+    return [Parameter(Tensor([1.0, 2.0], mstype.float32), name="weight")]
+
+
+def test_auto_warns_once_and_trains(broken_library):
+    parameters = one_parameter()
+    with pytest.warns(RuntimeWarning, match=broken_library) as caught:
+        optimizer = AdamOffload(parameters, learning_rate=0.5)
+        AdamOffload(one_parameter())
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    optimizer((Tensor([1.0, -1.0], mstype.float32),))
+    np.testing.assert_allclose(parameters[0].asnumpy(), [0.5, 2.5], rtol=1e-6)
+
+
+def test_native_says_what_to_do(broken_library):
+    with pytest.raises(RuntimeError, match=f"'host_kernel' is 'native'.*{broken_library}.*install a C\\+\\+ compiler"):
+        AdamOffload(one_parameter(), host_kernel="native")
+
+
+def test_stock_does_not_ask(broken_library):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AdamOffload(one_parameter(), host_kernel="stock")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MINDSPORE_OFFLOAD_ISA", "avx1024", r"must be one of .*'baseline'.* but it is 'avx1024'"),
+        ("MINDSPORE_OFFLOAD_THREADS", "0", "must be a whole number from 1 to 1024, but it is '0'"),
+        ("MINDSPORE_OFFLOAD_THREADS", "two", "must be a whole number from 1 to 1024, but it is 'two'"),
+        ("MS_CUSTOM_AOT_WHITE_LIST", "/nowhere", "MS_CUSTOM_AOT_WHITE_LIST is '/nowhere'.*unset it"),
+    ],
+    ids=["isa", "no-threads", "threads-in-words", "white-list"],
+)
+def test_a_setting_that_cannot_be_honoured_is_an_error(name, value, message, fresh_library):
+    fresh_library.setenv(name, value)
+    with pytest.raises(RuntimeError, match=message):
+        AdamOffload(one_parameter(), host_kernel="native")
+
+
+@pytest.mark.parametrize(
+    ("settings", "threads"),
+    [
+        ({"MINDSPORE_OFFLOAD_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
+        ({"OMP_NUM_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": "4,2"}, len(os.sched_getaffinity(0))),
+        ({}, len(os.sched_getaffinity(0))),
+    ],
+    ids=["own", "openmp", "openmp-list", "affinity"],
+)
+def test_number_of_threads(settings, threads):
+    """In a process of its own: the number of cores is read when the library is loaded."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_THREADS")}
+    program = "from mindspore_offload import native_library; print(native_library.load().MindsporeOffloadThreads())"
+    output = subprocess.run(
+        [sys.executable, "-c", program], env={**environment, **settings}, capture_output=True, text=True, check=True
+    )
+    assert int(output.stdout) == threads
+
+
+def test_instruction_set_can_be_forced(fresh_library):
+    fresh_library.setenv("MINDSPORE_OFFLOAD_ISA", "baseline")
+    assert native_library.load().MindsporeOffloadIsa() == b"baseline"
+
+
+def test_installs_and_trains_without_a_compiler(tmp_path):
+    """The wheel of a machine without a compiler has no library and says so; with it, `auto` trains with a warning."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(SOURCE_TREE / name, tmp_path)
+    no_builds = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(SOURCE_TREE / "mindspore_offload", tmp_path / "mindspore_offload", ignore=no_builds)
+    build = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", "wheels", "."],
+        cwd=tmp_path,
+        env={**os.environ, "CC": "/nowhere/cc", "CXX": "/nowhere/c++"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "the native library was NOT built" in build.stdout + build.stderr
+    (wheel,) = (tmp_path / "wheels").glob(f"mindspore_offload-{mindspore_offload.__version__}-py3-none-*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    assert not list(installed.rglob("*.so"))
+
+    program = (
+        "import mindspore_offload, mindspore as ms\n"
+        f"assert mindspore_offload.__file__.startswith({str(installed)!r})\n"
+        "ms.set_context(mode=ms.GRAPH_MODE)\n"
+        "weight = ms.Parameter(ms.Tensor([1.0]), name='weight')\n"
+        "mindspore_offload.AdamOffload([weight], 0.5)((ms.Tensor([1.0]),))\n"
+        "print(float(weight.asnumpy()[0]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=installed, env=environment, capture_output=True, text=True, check=True
+    )
+    assert float(run.stdout.splitlines()[-1]) == pytest.approx(0.5)
+    assert "does not exist" in run.stderr

@@ -1,0 +1,66 @@
+"""The states: their names and types, their memory, and how they are cut into buckets."""
+
+import mindspore as ms
+import numpy as np
+import psutil
+import pytest
+from mindspore import Parameter, Tensor
+
+from mindspore_offload import AdamOffload, state
+
+
+def parameters_of_sizes(sizes):
+    return [Parameter(Tensor(np.zeros(size, np.float32)), name=f"weight{i}") for i, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([1], [(0, 1)]),
+        ([4, 4, 4], [(1, 3), (0, 1)]),
+        ([4, 5, 4], [(2, 3), (1, 2), (0, 1)]),
+        ([1, 2, 3, 4], [(2, 4), (0, 2)]),
+        ([1, 100, 1], [(2, 3), (1, 2), (0, 1)]),
+        ([100, 100], [(1, 2), (0, 1)]),
+        ([8, 8], [(1, 2), (0, 1)]),
+    ],
+    ids=str,
+)
+def test_buckets_are_bounded_and_last_first(sizes, expected):
+    parameters = parameters_of_sizes(sizes)
+    rows = list(range(len(sizes)))
+    buckets = state.buckets(parameters, parameters, parameters, rows, rows, limit=8 * 4)
+    assert [(bucket.start, bucket.stop) for bucket in buckets] == expected
+    assert all(bucket.rows == tuple(rows[bucket.start : bucket.stop]) for bucket in buckets)
+
+
+def test_names_shapes_and_types():
+    optimizer = AdamOffload(parameters_of_sizes([3, 5]))
+    states = {
+        parameter.name: (parameter.shape, parameter.dtype)
+        for parameter in optimizer.get_parameters()
+        if parameter.name not in ("weight0", "weight1")
+    }
+    single = ms.float32
+    assert states == {
+        "global_step": ((1,), ms.int32),
+        "learning_rate": ((), single),
+        "beta1_power": ((1,), single),
+        "beta2_power": ((1,), single),
+        "moment1.weight0": ((3,), single),
+        "moment1.weight1": ((5,), single),
+        "moment2.weight0": ((3,), single),
+        "moment2.weight1": ((5,), single),
+    }
+
+
+def test_states_have_no_memory_before_the_first_step():
+    """64 MB of parameters: their two moments would be 128 MB."""
+    parameters = parameters_of_sizes([4 * 2**20] * 4)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    optimizer = AdamOffload(parameters)
+    grown = process.memory_info().rss - before
+    assert sum(moment.nbytes for moment in (*optimizer.moment1, *optimizer.moment2)) == 128 * 2**20
+    assert grown < 16 * 2**20
+    assert not optimizer.moment1[0].asnumpy().any()

@@ -1,0 +1,148 @@
+"""What a user does: nets that are trained in one graph with their loss, next to the optimizers that are replaced."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+from mindspore.dataset import NumpySlicesDataset
+from nets import ManyKinds, copy_weights, many_kinds_batches, parameters_of
+
+from mindspore_offload import AdamOffload
+
+UPSTREAM = {"nn.Adam": nn.Adam, "nn.AdamOffload": nn.AdamOffload}
+
+
+def train(net, optimizer, batches):
+    """Trains the net and gives its losses."""
+    step = nn.TrainOneStepCell(nn.WithLossCell(net, nn.CrossEntropyLoss()), optimizer).set_train()
+    return np.array([step(*batch).asnumpy() for batch in batches])
+
+
+@pytest.fixture(scope="module")
+def initial():
+    return ManyKinds()
+
+
+@pytest.fixture(scope="module")
+def upstream(initial):
+    """The losses and the weights of 50 steps with each optimizer that is replaced."""
+    results = {}
+    for name, optimizer in UPSTREAM.items():
+        net = ManyKinds()
+        copy_weights(initial, net)
+        losses = train(net, optimizer(net.trainable_params(), weight_decay=0.01), many_kinds_batches(50))
+        results[name] = losses, parameters_of(net)
+    return results
+
+
+@pytest.fixture
+def close_to(upstream):
+    """Whether losses and weights are those of an optimizer that is replaced, to what float32 leaves of 50 steps."""
+
+    def compare(name, losses, weights):
+        expected_losses, expected_weights = upstream[name]
+        return np.allclose(losses, expected_losses, rtol=1e-5, atol=0) and all(
+            np.allclose(weights[key], expected_weights[key], rtol=0, atol=1e-4) for key in expected_weights
+        )
+
+    return compare
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_the_loss_curve_does_not_move(name, host_kernel, initial, close_to):
+    net = ManyKinds()
+    copy_weights(initial, net)
+    optimizer = AdamOffload(net.trainable_params(), weight_decay=0.01, host_kernel=host_kernel)
+    losses = train(net, optimizer, many_kinds_batches(50))
+    assert losses[-1] < 0.7 * losses[0]
+    assert close_to(name, losses, parameters_of(net))
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 1.01e-3}, {"weight_decay": 0.011}, {"eps": 1e-6}], ids=lambda change: next(iter(change))
+)
+def test_a_slightly_different_adam_would_be_noticed(name, change, initial, close_to):
+    net = ManyKinds()
+    copy_weights(initial, net)
+    optimizer = AdamOffload(net.trainable_params(), **{"weight_decay": 0.01, **change})
+    assert not close_to(name, train(net, optimizer, many_kinds_batches(50)), parameters_of(net))
+
+
+class ManyLayers(nn.Cell):
+    def __init__(self, layers=200, width=24):
+        super().__init__()
+        self.layers = nn.SequentialCell([nn.Dense(width, width, has_bias=False) for _ in range(layers)])
+        for seed, parameter in enumerate(self.trainable_params()):
+            # Orthogonal matrices: 200 of them pass a signal forward and a gradient back without shrinking it.
+            random = np.random.default_rng(seed)
+            parameter.set_data(Tensor(np.linalg.qr(random.standard_normal((width, width)))[0].astype(np.float32)))
+
+    def construct(self, x):
+        return self.layers(x)
+
+
+def test_no_weight_is_written_before_it_has_been_read(host_kernel):
+    """The same steps in one graph, and with the gradients computed in a graph of their own, end in the same bits.
+
+    In the first the update of a late layer is ready to run while earlier layers still need its weights for their
+    gradients; in the second nothing can be mixed up.
+    """
+    data, label = (Tensor(np.random.default_rng(seed).standard_normal((4, 24)), ms.float32) for seed in (1, 2))
+    loss = nn.MSELoss()
+    together, apart = ManyLayers(), ManyLayers()
+    step = nn.TrainOneStepCell(
+        nn.WithLossCell(together, loss), AdamOffload(together.trainable_params(), 1e-2, host_kernel=host_kernel)
+    )
+    optimizer = AdamOffload(apart.trainable_params(), 1e-2, host_kernel=host_kernel)
+    gradients = Gradients(nn.WithLossCell(apart, loss), optimizer.parameters)
+    for _ in range(5):
+        step(data, label)
+        optimizer(gradients(data, label))
+    for name, weight in parameters_of(together).items():
+        np.testing.assert_array_equal(weight, parameters_of(apart)[name], err_msg=name)
+
+
+class Gradients(nn.Cell):
+    def __init__(self, net, parameters):
+        super().__init__(auto_prefix=False)
+        self.net, self.parameters = net, parameters
+        self.gradient = ops.GradOperation(get_by_list=True)
+
+    def construct(self, *inputs):
+        return self.gradient(self.net, self.parameters)(*inputs)
+
+
+def test_model_train_on_a_dataset(host_kernel, initial):
+    """`Model.train` takes the same steps as a loop over the batches."""
+    batches = list(many_kinds_batches(8))
+    columns = [np.concatenate([batch[i].asnumpy() for batch in batches]) for i in (0, 1)]
+    dataset = NumpySlicesDataset(tuple(columns), shuffle=False).batch(8)
+    through_model, through_loop = ManyKinds(), ManyKinds()
+    for net in (through_model, through_loop):
+        copy_weights(initial, net)
+
+    optimizer = AdamOffload(through_model.trainable_params(), host_kernel=host_kernel)
+    ms.Model(through_model, nn.CrossEntropyLoss(), optimizer).train(2, dataset, dataset_sink_mode=False)
+    assert optimizer.global_step.asnumpy() == [16]
+
+    train(through_loop, AdamOffload(through_loop.trainable_params(), host_kernel=host_kernel), batches * 2)
+    expected = parameters_of(through_loop)
+    for name, weight in parameters_of(through_model).items():
+        np.testing.assert_array_equal(weight, expected[name], err_msg=name)
+
+
+def test_pynative_mode_takes_the_same_steps(host_kernel):
+    random = np.random.default_rng(5)
+    weights = [random.standard_normal(shape).astype(np.float32) for shape in [(5, 3), (7,)]]
+    gradients = [tuple(Tensor(random.standard_normal(w.shape), ms.float32) for w in weights) for _ in range(4)]
+    ended = {}
+    for mode in (ms.GRAPH_MODE, ms.PYNATIVE_MODE):
+        ms.set_context(mode=mode)
+        parameters = [ms.Parameter(Tensor(weight), name=f"weight{i}") for i, weight in enumerate(weights)]
+        optimizer = AdamOffload(parameters, host_kernel=host_kernel)
+        for gradient in gradients:
+            assert optimizer(gradient) == (True, True)
+        ended[mode] = parameters_of(optimizer)
+    for name, value in ended[ms.GRAPH_MODE].items():
+        np.testing.assert_array_equal(value, ended[ms.PYNATIVE_MODE][name], err_msg=name)
