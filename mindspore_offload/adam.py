@@ -35,13 +35,13 @@ class AdamOffload(nn.Optimizer):
     in the last line.
 
     Note:
-        - :math:`\epsilon` is added to the root of the *uncorrected* :math:`v` ("epsilon hat"). `torch.optim.Adam` adds it
-          to the corrected root; with small gradients the two differ.
+        - :math:`\epsilon` is added to the root of the *uncorrected* :math:`v` ("epsilon hat"). `torch.optim.Adam` adds
+          it to the corrected root; with small gradients the two differ.
         - The decay is an L2 penalty: it goes through the moments, unlike the decoupled decay of AdamW.
         - All constants are float32. :math:`1 - \beta_2` for 0.999 is then 9.9998713e-4.
         - Infinite and NaN gradients are not caught.
-        - Without parameter groups, parameters whose name contains "beta" or "gamma" don't decay. With groups, names don't
-          matter, and a parameter decays as its group says.
+        - Without parameter groups, parameters whose name contains "beta" or "gamma" don't decay. With groups, names
+          don't matter, and a parameter decays as its group says.
 
     Args:
         params (Union[list[Parameter], list[dict]]): The parameters to update, float32, or groups of them. A group is a
@@ -68,14 +68,14 @@ class AdamOffload(nn.Optimizer):
             `FixedLossScaleManager` whose `drop_overflow_update` is False. Default: ``1.0`` .
 
     Keyword Args:
-        host_kernel (str): What runs Adam on the host. ``"native"`` is this package's own kernel: fused, in place, and the
-            same bits for any number of threads. ``"stock"`` is MindSpore's operation `AdamNoUpdateParam`: slower, the same
-            numbers within rounding. ``"auto"`` is native where the device target is CPU, stock elsewhere; without a
-            usable native library it warns once and takes stock. Default: ``"auto"`` .
+        host_kernel (str): What runs Adam on the host. ``"native"`` is this package's own kernel: fused, in place, and
+            the same bits for any number of threads. ``"stock"`` is MindSpore's operation `AdamNoUpdateParam`: slower,
+            the same numbers within rounding. ``"auto"`` is native where the device target is CPU, stock elsewhere;
+            without a usable native library it warns once and takes stock. Default: ``"auto"`` .
 
     Inputs:
-        - **gradients** (tuple[Tensor]) - The gradients of `params`, in their order and shapes, of dtype float32, float16
-          or bfloat16.
+        - **gradients** (tuple[Tensor]) - The gradients of `params`, in their order and shapes, of dtype float32,
+          float16 or bfloat16.
 
     Outputs:
         tuple[bool], ``True`` for each parameter.

@@ -69,8 +69,8 @@ def ones(shape=(3,), dtype=np.float32):
 
 
 BAD_GRADIENTS = {
-    "longer": ((ones(4), ones()), ValueError, r"gradient of 'weight0' must have the shape .*, \(3,\), but got \(4,\)"),
-    "more-dimensions": ((ones(), ones((3, 1))), ValueError, r"gradient of 'weight1' must have the shape .* got \(3, 1\)"),
+    "longer": ((ones(4), ones()), ValueError, r"'weight0' must have the shape .*, \(3,\), but got \(4,\)"),
+    "more-dimensions": ((ones(), ones((3, 1))), ValueError, r"'weight1' must have the shape .* but got \(3, 1\)"),
     "integer": ((ones(), ones(dtype=np.int32)), TypeError, "'weight1' must be of dtype float32, .* but got Int32"),
     "too-few": ((ones(),), RuntimeError, "one gradient for each of the 2 parameters, in their order, but got 1"),
     "too-many": ((ones(), ones(), ones()), RuntimeError, "one gradient for each of the 2 parameters.* but got 3"),

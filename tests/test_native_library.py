@@ -60,9 +60,10 @@ def test_auto_warns_once_and_trains(broken_library):
     parameters = one_parameter()
     with pytest.warns(RuntimeWarning, match=broken_library) as caught:
         optimizer = AdamOffload(parameters, learning_rate=0.5)
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         AdamOffload(one_parameter())
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
     optimizer((Tensor([1.0, -1.0], mstype.float32),))
     np.testing.assert_allclose(parameters[0].asnumpy(), [0.5, 2.5], rtol=1e-6)
 
