@@ -134,7 +134,7 @@ MOMENT_UNITS = 6
 
 
 def assert_agrees(oracle, weights, moment1, moment2):
-    """Element by element: weights to 1e-6 of 1 or of a larger weight, moments to MOMENT_UNITS units in the last place."""
+    """Element by element: weights to 1e-6 of 1 or of a larger weight, moments to MOMENT_UNITS in the last place."""
     for i, expected in enumerate(oracle.weights):
         _assert_within(f"weight {i}", weights[i], expected, 1e-6 * np.maximum(1, np.abs(expected)))
         _assert_within(f"moment1 {i}", moment1[i], oracle.moment1[i], MOMENT_UNITS * _unit(oracle.reach1[i]))
