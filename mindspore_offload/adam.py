@@ -1,11 +1,11 @@
 """The optimizer cell."""
 
-from mindspore import Parameter, Tensor, jit, nn, ops
+from mindspore import Parameter, Tensor, jit, nn
 from mindspore import dtype as mstype
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
-from mindspore_offload import host_operation, state
+from mindspore_offload import checks, host_operation, state
 from mindspore_offload.coefficients import Coefficients
 
 _fit_gradient = C.MultitypeFuncGraph("fit_gradient")
@@ -86,11 +86,13 @@ class AdamOffload(nn.Optimizer):
         TypeError: If `beta1`, `beta2`, `eps` or `loss_scale` is not a float.
         TypeError: If `weight_decay` is neither float, int nor Cell.
         TypeError: If `use_locking` or `use_nesterov` is not a bool.
+        TypeError: If a parameter is not float32.
         TypeError: If a gradient is not of one of the dtypes above.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
         ValueError: If `beta1` or `beta2` is not in (0.0, 1.0).
         ValueError: If `weight_decay` or `learning_rate` is less than 0.
         ValueError: If `host_kernel` is unknown, or ``"native"`` and the device target is not CPU.
+        ValueError: If a parameter is empty, or occurs twice outside groups.
         ValueError: If a gradient has another shape than its parameter.
         RuntimeError: If `host_kernel` is ``"native"`` and the native library can't be used; the text says why.
         RuntimeError: If `gradients` is not a tuple of as many gradients as there are parameters.
@@ -126,12 +128,13 @@ class AdamOffload(nn.Optimizer):
         *,
         host_kernel="auto",
     ):
-        super().__init__(learning_rate, params, weight_decay, loss_scale)
-        self._check_float("beta1", beta1, 0.0, 1.0)
-        self._check_float("beta2", beta2, 0.0, 1.0)
-        self._check_float("eps", eps, 0.0, float("inf"))
-        self._check_bool("use_locking", use_locking)
-        self._check_bool("use_nesterov", use_nesterov)
+        super().__init__(learning_rate, checks.reusable(params), weight_decay, loss_scale)
+        checks.parameters(self.cls_name, self.parameters)
+        checks.is_float_between(self.cls_name, "beta1", beta1, 0.0, 1.0)
+        checks.is_float_between(self.cls_name, "beta2", beta2, 0.0, 1.0)
+        checks.is_float_between(self.cls_name, "eps", eps, 0.0, float("inf"))
+        checks.is_bool(self.cls_name, "use_locking", use_locking)
+        checks.is_bool(self.cls_name, "use_nesterov", use_nesterov)
         update = host_operation.choose(host_kernel, self.cls_name)
 
         self.params = self.parameters
@@ -161,7 +164,7 @@ class AdamOffload(nn.Optimizer):
 
     @jit(backend="ms_backend")
     def construct(self, gradients):
-        _check_gradients(isinstance(gradients, tuple), len(gradients), len(self.parameters))
+        checks.gradients(isinstance(gradients, tuple), len(gradients), len(self.parameters))
         gradients = self.map_(_fit_gradient, self._names, self.parameters, gradients)
         # Both see global_step as it is before this step: 0 at the first.
         learning_rates = self._row_learning_rates()
@@ -224,57 +227,11 @@ class AdamOffload(nn.Optimizer):
             decays += (decay,)
         return decays
 
-    def _check_float(self, name, value, low, high):
-        if not isinstance(value, float):
-            raise TypeError(
-                f"For '{self.cls_name}', the argument '{name}' must be a float, "
-                f"but got {value!r} of type {type(value).__name__}."
-            )
-        if not low < value < high:
-            raise ValueError(
-                f"For '{self.cls_name}', the argument '{name}' must be in the range ({low}, {high}), but got {value}."
-            )
-
-    def _check_bool(self, name, value):
-        if not isinstance(value, bool):
-            raise TypeError(
-                f"For '{self.cls_name}', the argument '{name}' must be a bool, "
-                f"but got {value!r} of type {type(value).__name__}."
-            )
-
-
-# The checks run while the graph is compiled: what they refuse is refused before anything is written.
-
-
-@ops.constexpr
-def _check_gradients(is_tuple, count, expected_count):
-    if not is_tuple:
-        raise RuntimeError("For 'AdamOffload', the argument 'gradients' must be a tuple, but got another type.")
-    if count != expected_count:
-        raise RuntimeError(
-            f"For 'AdamOffload', the argument 'gradients' must hold one gradient for each of the {expected_count} "
-            f"parameters, in their order, but got {count}."
-        )
-
 
 @_fit_gradient.register("String", "Tensor", "Tensor")
 def _fit(name, parameter, gradient):
-    _check_gradient(name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
+    checks.gradient(name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
     return F.cast(gradient, mstype.float32)
-
-
-@ops.constexpr
-def _check_gradient(name, expected_shape, shape, dtype):
-    if shape != expected_shape:
-        raise ValueError(
-            f"For 'AdamOffload', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
-            f"but got {shape}."
-        )
-    if dtype not in (mstype.float32, mstype.float16, mstype.bfloat16):
-        raise TypeError(
-            f"For 'AdamOffload', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
-            f"but got {dtype}."
-        )
 
 
 @_run_bucket.register("Tensor", "Tuple", "Function")

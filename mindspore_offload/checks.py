@@ -1,0 +1,89 @@
+"""What the optimizer refuses, in the words of MindSpore: the class, the argument, what was expected, and what came."""
+
+from collections.abc import Iterable
+
+from mindspore import dtype as mstype
+from mindspore import ops
+
+
+def reusable(params):
+    """`params` with lists in its groups: `nn.Optimizer` reads a group twice, which leaves nothing of a generator."""
+    if not isinstance(params, Iterable):
+        return params
+    return [_reusable_group(item) if isinstance(item, dict) else item for item in params]
+
+
+def _reusable_group(group):
+    return {
+        key: list(value) if key in ("params", "order_params") and isinstance(value, Iterable) else value
+        for key, value in group.items()
+    }
+
+
+def parameters(cls_name, checked):
+    """Every parameter has to be float32 and have elements, and to be there once."""
+    seen = set()
+    for parameter in checked:
+        if parameter.dtype != mstype.float32:
+            raise TypeError(
+                f"For '{cls_name}', the parameter '{parameter.name}' must be of dtype float32, "
+                f"but got {parameter.dtype}; keep the weights in float32."
+            )
+        if parameter.size == 0:
+            raise ValueError(
+                f"For '{cls_name}', the parameter '{parameter.name}' must have elements, but got the shape "
+                f"{tuple(parameter.shape)}; leave it out."
+            )
+        if id(parameter) in seen:
+            raise ValueError(
+                f"For '{cls_name}', each parameter must occur once, but got '{parameter.name}' twice; "
+                f"it would be updated twice in a step."
+            )
+        seen.add(id(parameter))
+
+
+def is_float_between(cls_name, name, value, low, high):
+    if not isinstance(value, float):
+        raise TypeError(
+            f"For '{cls_name}', the argument '{name}' must be a float, "
+            f"but got {value!r} of type {type(value).__name__}."
+        )
+    if not low < value < high:
+        raise ValueError(
+            f"For '{cls_name}', the argument '{name}' must be in the range ({low}, {high}), but got {value}."
+        )
+
+
+def is_bool(cls_name, name, value):
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"For '{cls_name}', the argument '{name}' must be a bool, but got {value!r} of type {type(value).__name__}."
+        )
+
+
+# These two run while the graph is compiled: what they refuse is refused before anything is written.
+
+
+@ops.constexpr
+def gradients(is_tuple, count, expected_count):
+    if not is_tuple:
+        raise RuntimeError("For 'AdamOffload', the argument 'gradients' must be a tuple, but got another type.")
+    if count != expected_count:
+        raise RuntimeError(
+            f"For 'AdamOffload', the argument 'gradients' must hold one gradient for each of the {expected_count} "
+            f"parameters, in their order, but got {count}."
+        )
+
+
+@ops.constexpr
+def gradient(name, expected_shape, shape, dtype):
+    if shape != expected_shape:
+        raise ValueError(
+            f"For 'AdamOffload', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
+            f"but got {shape}."
+        )
+    if dtype not in (mstype.float32, mstype.float16, mstype.bfloat16):
+        raise TypeError(
+            f"For 'AdamOffload', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
+            f"but got {dtype}."
+        )
