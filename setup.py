@@ -34,15 +34,19 @@ class BuildLibrary(build_ext):
         if self._compiler_works():
             super().build_extension(ext)
             return
-        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)  # one from an earlier build would be stale
         self.warn(
             "the native library was NOT built, because no working C++ compiler was found. The package runs on "
             "MindSpore's own, slower operations. For the native kernel install g++ or clang++ and install it again."
         )
 
     def copy_extensions_to_source(self):
-        if any(Path(self.get_ext_fullpath(ext.name)).exists() for ext in self.extensions):
-            super().copy_extensions_to_source()
+        """For an editable installation; a library of an earlier build would be stale where there is none now."""
+        for ext in self.extensions:
+            name = self.get_ext_filename(ext.name)
+            if Path(self.build_lib, name).exists():
+                self.copy_file(str(Path(self.build_lib, name)), name)
+            else:
+                Path(name).unlink(missing_ok=True)
 
     def get_outputs(self):
         return [path for path in super().get_outputs() if Path(path).exists()]
