@@ -1,6 +1,6 @@
 """The optimizer cell."""
 
-from mindspore import Parameter, Tensor, jit, nn
+from mindspore import Tensor, jit, nn
 from mindspore import dtype as mstype
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
@@ -141,8 +141,8 @@ class AdamOffload(nn.Optimizer):
         self.beta1 = Tensor(beta1, mstype.float32)
         self.beta2 = Tensor(beta2, mstype.float32)
         self.eps = Tensor(eps, mstype.float32)
-        self.beta1_power = Parameter(Tensor([1.0], mstype.float32), name="beta1_power")
-        self.beta2_power = Parameter(Tensor([1.0], mstype.float32), name="beta2_power")
+        self.beta1_power = state.beta_power("beta1_power")
+        self.beta2_power = state.beta_power("beta2_power")
         self.moment1 = state.zero_pages(self.parameters, "moment1")
         self.moment2 = state.zero_pages(self.parameters, "moment2")
 

@@ -39,6 +39,48 @@ def _zero_state(parameter, prefix):
     return state
 
 
+def beta_power(name):
+    """The Parameter of shape (1,) that holds a power of beta; 1.0 before the first step.
+
+    `nn.Adam` saves its powers with the shape (), which `load_param_into_net` would refuse. This one takes both.
+    """
+    parameter = Parameter(Tensor([1.0], mstype.float32), name=name)
+    # Parameter makes an instance of a class of its own choice, so a subclass can only be given afterwards.
+    parameter.__class__ = type(Parameter.__name__, (_BetaPower, type(parameter)), {})
+    return parameter
+
+
+class _ShapeOfOne(tuple):
+    """(1,), which is also equal to ()."""
+
+    __slots__ = ()
+
+    def __eq__(self, other):
+        return other in ((1,), ())
+
+    def __ne__(self, other):
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+
+class _BetaPower:
+    """Added to the class of a Parameter of shape (1,): what `load_param_into_net` asks and calls of it."""
+
+    @property
+    def data(self):
+        return self
+
+    @property
+    def shape(self):
+        return _ShapeOfOne((1,))
+
+    def set_data(self, data, slice_shape=False):
+        if isinstance(data, Tensor) and data.ndim == 0:
+            data = data.reshape((1,))
+        return super().set_data(data, slice_shape)
+
+
 def _zeros(shape):
     """A float32 array of zeros that has no memory yet, and will get it in huge pages where the system has them.
 

@@ -7,7 +7,7 @@ from oracle import MUTANTS, Oracle, assert_agrees
 
 from mindspore_offload import AdamOffload
 
-SHAPES = [(1,), (3,), (7, 5), (17, 3, 2), (1031,)]
+SHAPES = [(), (1,), (3,), (7, 5), (17, 3, 2), (1031,)]
 
 SCENARIOS = {
     "default": {},

@@ -50,5 +50,12 @@ def _update(adam, no_power, rows, unscale, row, decay, parameter, moment1, momen
         gradient = gradient + parameter * weight_decay
     if unscale:
         gradient = gradient * gradient_scale
-    delta = adam(moment1, moment2, no_power, no_power, learning_rate, beta1, beta2, eps, gradient)
-    return F.depend(True, F.assign_add(parameter, delta))
+    if F.shape(parameter) != ():
+        delta = adam(moment1, moment2, no_power, no_power, learning_rate, beta1, beta2, eps, gradient)
+        return F.depend(True, F.assign_add(parameter, delta))
+    # AdamNoUpdateParam refuses tensors without a dimension: it gets one here, and the moments are written back.
+    m, v, g = F.reshape(moment1, (1,)), F.reshape(moment2, (1,)), F.reshape(gradient, (1,))
+    delta = adam(m, v, no_power, no_power, learning_rate, beta1, beta2, eps, g)
+    F.assign(moment1, F.reshape(F.depend(m, delta), ()))
+    F.assign(moment2, F.reshape(F.depend(v, delta), ()))
+    return F.depend(True, F.assign_add(parameter, F.reshape(delta, ())))
