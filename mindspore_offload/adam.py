@@ -60,7 +60,9 @@ class AdamOffload(nn.Optimizer):
         beta2 (float): The decay rate of the second moment, in (0.0, 1.0). Default: ``0.999`` .
         eps (float): Added to the denominator; greater than 0. Default: ``1e-8`` .
         use_locking (bool): Whether the update of a parameter and its moments is protected by a lock. The native host
-            operation always is. Default: ``False`` .
+            operation always is: updates of the same tensors run one after the other. MindSpore itself crashes when two
+            Python threads run the same graph, so the lock is for graphs of their own that share parameters. Default:
+            ``False`` .
         use_nesterov (bool): Whether to use Nesterov's accelerated gradient. Default: ``False`` .
         weight_decay (Union[float, int, Cell]): The L2 penalty, at least 0. A Cell is called with `global_step` in each
             step. Default: ``0.0`` .

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
-from nets import parameters_of
+from nets import assert_same, parameters_of
 
 from mindspore_offload import AdamOffload, native_library, state
 
@@ -39,21 +39,15 @@ def expected(library):
     library.MindsporeOffloadSetThreads(before)
 
 
-def assert_same_bits(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        assert value.tobytes() == expected[name].tobytes(), name
-
-
 def test_a_run_repeats(expected):
-    assert_same_bits(end_state(), expected)
+    assert_same(end_state(), expected, "native")
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
 def test_threads(threads, library, expected):
     library.MindsporeOffloadSetThreads(threads)
     assert library.MindsporeOffloadThreads() == threads
-    assert_same_bits(end_state(), expected)
+    assert_same(end_state(), expected, "native")
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
@@ -63,11 +57,11 @@ def test_instruction_sets(isa, library, expected):
     before = library.MindsporeOffloadIsa()
     assert library.MindsporeOffloadSetIsa(isa.encode())
     assert library.MindsporeOffloadIsa() == isa.encode()
-    assert_same_bits(end_state(), expected)
+    assert_same(end_state(), expected, "native")
     library.MindsporeOffloadSetIsa(before)
 
 
 @pytest.mark.parametrize("limit", [1, 4 * 16_400, 2**30], ids=["a-tensor-each", "several", "one-for-all"])
 def test_bucket_bounds(limit, expected, monkeypatch):
     monkeypatch.setattr(state, "buckets", functools.partial(state.buckets, limit=limit))
-    assert_same_bits(end_state(), expected)
+    assert_same(end_state(), expected, "native")

@@ -1,0 +1,139 @@
+"""Checkpoints go to and come from the optimizers that are replaced, and training resumes with the same bits."""
+
+import random
+import subprocess
+import sys
+import time
+
+import mindspore as ms
+import numpy as np
+import pytest
+import resume
+from mindspore import Parameter, Tensor, nn
+from nets import assert_same, parameters_of
+from test_contract import OPTIMIZERS, new_parameters
+
+from mindspore_offload import AdamOffload
+
+ALL = {**OPTIMIZERS, "nn.Adam": nn.Adam}
+
+
+def start_program(*arguments):
+    return subprocess.Popen([sys.executable, resume.__file__, *map(str, arguments)])
+
+
+# Except that nn.AdamOffload refuses the shape in which nn.Adam saves beta powers.
+PAIRS = [(source, target) for source in ALL for target in ALL if (source, target) != ("nn.Adam", "replaced")]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_checkpoints_of_one_load_into_another(source, target, tmp_path):
+    before = ALL[source](new_parameters())
+    saved = resume.train(before, 3)
+    ms.save_checkpoint(before, str(tmp_path / "saved.ckpt"))
+
+    after = ALL[target](new_parameters())
+    assert resume.load(after, tmp_path / "saved.ckpt") == []
+    loaded = parameters_of(after)
+    assert loaded.keys() == saved.keys()
+    for name, value in loaded.items():
+        np.testing.assert_array_equal(value.reshape(saved[name].shape), saved[name], err_msg=name)
+
+    continued, expected = resume.train(after, 3), resume.train(before, 3)
+    for name, value in continued.items():
+        np.testing.assert_allclose(value.reshape(expected[name].shape), expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_resume_in_a_new_process(host_kernel, tmp_path):
+    """For every form of the learning rate: stop, save, load, go on, against a run without a break."""
+    unbroken = {}
+    for rate, decay in resume.FORMS:
+        optimizer = resume.new_optimizer(host_kernel, rate, decay)
+        resume.train(optimizer, resume.FIRST)
+        ms.save_checkpoint(optimizer, str(tmp_path / f"{rate}.ckpt"))
+        unbroken[rate] = resume.train(optimizer, resume.THEN)
+    assert start_program("continue", tmp_path, host_kernel).wait() == 0
+    for rate, expected in unbroken.items():
+        assert_same(dict(np.load(tmp_path / f"{rate}.npz")), expected, host_kernel)
+
+
+def test_a_killed_process_resumes_from_its_last_whole_checkpoint(host_kernel, tmp_path):
+    """Killed at a random moment, which is between two steps or in the middle of saving."""
+    program = start_program("run", tmp_path, host_kernel)
+    while len(list(tmp_path.glob("*.ckpt"))) < 3 and program.poll() is None:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.05))
+    program.kill()
+    assert program.wait() < 0
+
+    last = sorted(tmp_path.glob("step*.ckpt"))[-1]
+    steps = int(last.stem.removeprefix("step"))
+    resumed, unbroken = resume.new_optimizer(host_kernel), resume.new_optimizer(host_kernel)
+    resume.load(resumed, last)
+    assert_same(resume.train(resumed, 3), resume.train(unbroken, steps + 3), host_kernel)
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.95], ids="{:.0%}".format)
+def test_a_truncated_checkpoint_is_refused(kept, tmp_path):
+    path = tmp_path / "saved.ckpt"
+    ms.save_checkpoint(AdamOffload(new_parameters()), str(path))
+    content = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match="checkpoint"):
+        ms.load_checkpoint(str(path))
+
+
+def test_an_optimizer_of_another_shape_is_refused(tmp_path):
+    ms.save_checkpoint(AdamOffload(new_parameters()), str(tmp_path / "saved.ckpt"))
+    other = [Parameter(Tensor(np.ones(4, np.float32)), name=parameter.name) for parameter in new_parameters()]
+    optimizer = AdamOffload(other)
+    with pytest.raises(RuntimeError, match=r"should have the same shape"):
+        resume.load(optimizer, tmp_path / "saved.ckpt")
+
+
+def test_a_beta_power_of_two_elements_is_refused():
+    optimizer = AdamOffload(new_parameters())
+    wrong = {"beta1_power": Parameter(Tensor([0.5, 0.5], ms.float32), name="beta1_power")}
+    with pytest.raises(RuntimeError, match=r"beta1_power .* should have the same shape"):
+        ms.load_param_into_net(optimizer, wrong, strict_load=True)
+
+
+def test_weights_loaded_after_construction_are_honoured(host_kernel):
+    parameters = new_parameters()
+    optimizer = AdamOffload(parameters, host_kernel=host_kernel)
+    resume.train(optimizer, 1)
+    new = {p.name: Parameter(Tensor(np.full(p.shape, 5, np.float32)), name=p.name) for p in parameters}
+    ms.load_param_into_net(optimizer, new, strict_load=True)
+    resume.train(optimizer, 1)
+    for parameter in parameters:
+        np.testing.assert_allclose(parameter.asnumpy(), 5, atol=1e-2)
+        assert (parameter.asnumpy() != 5).all()
+
+
+def test_model_checkpoints(host_kernel, tmp_path):
+    """A net that is trained on through `Model` and `ModelCheckpoint` ends as one that was never interrupted."""
+    random = np.random.default_rng(1)
+    columns = random.standard_normal((8, 4)).astype(np.float32), random.standard_normal((8, 2)).astype(np.float32)
+
+    def new_data():
+        return ms.dataset.NumpySlicesDataset(columns, shuffle=False).batch(4)
+
+    def new_model():
+        ms.set_seed(3)
+        net = nn.Dense(4, 2)
+        return net, ms.Model(net, nn.MSELoss(), AdamOffload(net.trainable_params(), 0.1, host_kernel=host_kernel))
+
+    unbroken_net, unbroken = new_model()
+    unbroken.train(4, new_data(), dataset_sink_mode=False)
+
+    _, broken = new_model()
+    keep = ms.train.ModelCheckpoint("model", str(tmp_path), ms.train.CheckpointConfig(save_checkpoint_steps=2))
+    broken.train(2, new_data(), callbacks=keep, dataset_sink_mode=False)
+
+    net, resumed = new_model()
+    saved = ms.load_checkpoint(str(tmp_path / "model-2_2.ckpt"))
+    missing, _ = ms.load_param_into_net(resumed.train_network, saved, strict_load=True)
+    assert not missing
+    resumed.train(2, new_data(), dataset_sink_mode=False)
+    assert_same(parameters_of(net), parameters_of(unbroken_net), host_kernel)
