@@ -97,6 +97,7 @@ class AdamOffload(nn.Optimizer):
         ValueError: If a parameter is empty, or occurs twice outside groups.
         ValueError: If a gradient has another shape than its parameter.
         RuntimeError: If `host_kernel` is ``"native"`` and the native library can't be used; the text says why.
+        RuntimeError: If a gradient is row-sparse.
         RuntimeError: If `gradients` is not a tuple of as many gradients as there are parameters.
 
     Supported Platforms:
@@ -234,6 +235,12 @@ class AdamOffload(nn.Optimizer):
 def _fit(name, parameter, gradient):
     checks.gradient(name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
     return F.cast(gradient, mstype.float32)
+
+
+@_fit_gradient.register("String", "Tensor", "RowTensor")
+def _refuse_row_sparse(name, parameter, gradient):
+    checks.no_row_sparse(name)
+    return parameter
 
 
 @_run_bucket.register("Tensor", "Tuple", "Function")

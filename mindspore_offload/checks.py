@@ -61,7 +61,7 @@ def is_bool(cls_name, name, value):
         )
 
 
-# These two run while the graph is compiled: what they refuse is refused before anything is written.
+# These run while the graph is compiled: what they refuse is refused before anything is written.
 
 
 @ops.constexpr
@@ -87,3 +87,11 @@ def gradient(name, expected_shape, shape, dtype):
             f"For 'AdamOffload', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
             f"but got {dtype}."
         )
+
+
+@ops.constexpr
+def no_row_sparse(name):
+    raise RuntimeError(
+        f"For 'AdamOffload', the gradient of '{name}' must be dense, but got a row-sparse one; "
+        f"set sparse=False in the embedding that it belongs to."
+    )

@@ -188,6 +188,25 @@ def test_mixed_precision_o2(host_kernel):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
+class SparseLookup(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.EmbeddingLookup(10, 4, target="CPU", sparse=True)
+
+    def construct(self, indices):
+        return self.embedding(indices).sum()
+
+
+def test_row_sparse_gradients_are_refused(host_kernel):
+    net = SparseLookup()
+    before = parameters_of(net)
+    optimizer = AdamOffload(net.trainable_params(), host_kernel=host_kernel)
+    with pytest.raises(RuntimeError, match=r"gradient of 'embedding.embedding_table' must be dense.*sparse=False"):
+        nn.TrainOneStepCell(net, optimizer)(Tensor([1, 2], ms.int32))
+    assert optimizer.global_step.asnumpy() == [0]
+    assert_same(parameters_of(net), before, host_kernel)
+
+
 def test_copies_are_refused_as_before():
     for optimizer in (AdamOffload([one_weight()]), nn.AdamOffload([one_weight()])):
         with pytest.raises(TypeError):
