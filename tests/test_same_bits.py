@@ -10,7 +10,7 @@ from nets import assert_same, parameters_of
 from mindspore_offload import AdamOffload, native_library, state
 
 # Several chunks of work, in tensors that end inside one and across one, with single elements between them.
-SIZES = [50_003, 1, 7, 16_385, 1, 40_001]
+SIZES = [300_003, 1, 7, 131_073, 1, 200_001]
 STEPS = 5
 
 
@@ -61,7 +61,7 @@ def test_instruction_sets(isa, library, expected):
     library.MindsporeOffloadSetIsa(before)
 
 
-@pytest.mark.parametrize("limit", [1, 4 * 16_400, 2**30], ids=["a-tensor-each", "several", "one-for-all"])
+@pytest.mark.parametrize("limit", [1, 4 * 131_100, 2**30], ids=["a-tensor-each", "several", "one-for-all"])
 def test_bucket_bounds(limit, expected, monkeypatch):
     monkeypatch.setattr(state, "buckets", functools.partial(state.buckets, limit=limit))
     assert_same(end_state(), expected, "native")
