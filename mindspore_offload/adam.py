@@ -1,14 +1,17 @@
 """The optimizer cell."""
 
-from mindspore import Tensor, jit, nn
+from mindspore import ParameterTuple, Tensor, jit, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
 from mindspore_offload import checks, host_operation, state
 from mindspore_offload.coefficients import Coefficients
+from mindspore_offload.placement import on_host
+from mindspore_offload.writeback import choose as choose_writeback
 
-_fit_gradient = C.MultitypeFuncGraph("fit_gradient")
+_is_dense = C.MultitypeFuncGraph("is_dense")
+_check_gradient = C.MultitypeFuncGraph("check_gradient")
 _run_bucket = C.MultitypeFuncGraph("run_bucket")
 
 
@@ -130,6 +133,7 @@ class AdamOffload(nn.Optimizer):
         loss_scale=1.0,
         *,
         host_kernel="auto",
+        writeback="auto",
     ):
         super().__init__(learning_rate, checks.reusable(params), weight_decay, loss_scale)
         checks.parameters(self.cls_name, self.parameters)
@@ -138,7 +142,8 @@ class AdamOffload(nn.Optimizer):
         checks.is_float_between(self.cls_name, "eps", eps, 0.0, float("inf"))
         checks.is_bool(self.cls_name, "use_locking", use_locking)
         checks.is_bool(self.cls_name, "use_nesterov", use_nesterov)
-        update = host_operation.choose(host_kernel, self.cls_name)
+        self.writeback = choose_writeback(writeback, self.cls_name)
+        update = host_operation.choose(host_kernel, self.writeback, self.cls_name)
 
         self.params = self.parameters
         self.beta1 = Tensor(beta1, mstype.float32)
@@ -148,6 +153,8 @@ class AdamOffload(nn.Optimizer):
         self.beta2_power = state.beta_power("beta2_power")
         self.moment1 = state.zero_pages(self.parameters, "moment1")
         self.moment2 = state.zero_pages(self.parameters, "moment2")
+        weights = state.masters(self.parameters)
+        self.master = ParameterTuple(w for w, p in zip(weights, self.parameters) if w is not p)
 
         rows, self._row_parameters, self._row_decays = self._coefficient_rows()
         self._coefficients = Coefficients(
@@ -158,25 +165,28 @@ class AdamOffload(nn.Optimizer):
         self._buckets = nn.CellList(
             [
                 update(bucket, use_locking, use_nesterov, self.need_scale)
-                for bucket in state.buckets(self.parameters, self.moment1, self.moment2, rows, decays)
+                for bucket in state.buckets(self.parameters, weights, self.moment1, self.moment2, rows, decays)
             ],
             auto_prefix=False,
         )
         self._names = tuple(parameter.name for parameter in self.parameters)
+        self._multiply, self._assign = on_host(ops.Mul()), on_host(ops.Assign())
+        self._add_to_step = on_host(ops.AssignAdd())
         self._success = (True,) * len(self.parameters)
 
     @jit(backend="ms_backend")
     def construct(self, gradients):
         checks.gradients(isinstance(gradients, tuple), len(gradients), len(self.parameters))
-        gradients = self.map_(_fit_gradient, self._names, self.parameters, gradients)
+        checks.all_dense(self._names, self.map_(_is_dense, gradients))
+        gradients = self.map_(_check_gradient, self._names, self.parameters, gradients)
         # Both see global_step as it is before this step: 0 at the first.
         learning_rates = self._row_learning_rates()
         weight_decays = self._row_weight_decays()
-        self.assignadd(self.global_step, self.global_step_increase_tensor)
-        beta1_power = self.beta1_power * self.beta1
-        self.beta1_power = beta1_power
-        beta2_power = self.beta2_power * self.beta2
-        self.beta2_power = beta2_power
+        self._add_to_step(self.global_step, self.global_step_increase_tensor)
+        beta1_power = self._multiply(self.beta1_power, self.beta1)
+        self._assign(self.beta1_power, beta1_power)
+        beta2_power = self._multiply(self.beta2_power, self.beta2)
+        self._assign(self.beta2_power, beta2_power)
         coefficients = self._coefficients(learning_rates, weight_decays, beta1_power, beta2_power)
         updated = self.map_(F.partial(_run_bucket, coefficients, gradients), self._buckets)
         return F.depend(self._success, updated)
@@ -231,16 +241,20 @@ class AdamOffload(nn.Optimizer):
         return decays
 
 
-@_fit_gradient.register("String", "Tensor", "Tensor")
-def _fit(name, parameter, gradient):
+@_check_gradient.register("String", "Tensor", "Tensor")
+def _check(name, parameter, gradient):
     checks.gradient(name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
-    return F.cast(gradient, mstype.float32)
+    return gradient
 
 
-@_fit_gradient.register("String", "Tensor", "RowTensor")
-def _refuse_row_sparse(name, parameter, gradient):
-    checks.no_row_sparse(name)
-    return parameter
+@_is_dense.register("Tensor")
+def _is(gradient):
+    return True
+
+
+@_is_dense.register("RowTensor")
+def _is_not(gradient):
+    return False
 
 
 @_run_bucket.register("Tensor", "Tuple", "Function")

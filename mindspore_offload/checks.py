@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from mindspore import dtype as mstype
 from mindspore import ops
 
+FLOATS = (mstype.float32, mstype.float16, mstype.bfloat16)
+
 
 def reusable(params):
     """`params` with lists in its groups: `nn.Optimizer` reads a group twice, which leaves nothing of a generator."""
@@ -21,13 +23,13 @@ def _reusable_group(group):
 
 
 def parameters(cls_name, checked):
-    """Every parameter has to be float32 and have elements, and to be there once."""
+    """Every parameter has to be of a dtype of `FLOATS` and have elements, and to be there once."""
     seen = set()
     for parameter in checked:
-        if parameter.dtype != mstype.float32:
+        if parameter.dtype not in FLOATS:
             raise TypeError(
-                f"For '{cls_name}', the parameter '{parameter.name}' must be of dtype float32, "
-                f"but got {parameter.dtype}; keep the weights in float32."
+                f"For '{cls_name}', the parameter '{parameter.name}' must be of dtype float32, float16 or bfloat16, "
+                f"but got {parameter.dtype}; cast it to one of them."
             )
         if parameter.size == 0:
             raise ValueError(
@@ -82,7 +84,7 @@ def gradient(name, expected_shape, shape, dtype):
             f"For 'AdamOffload', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
             f"but got {shape}."
         )
-    if dtype not in (mstype.float32, mstype.float16, mstype.bfloat16):
+    if dtype not in FLOATS:
         raise TypeError(
             f"For 'AdamOffload', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
             f"but got {dtype}."
@@ -90,8 +92,10 @@ def gradient(name, expected_shape, shape, dtype):
 
 
 @ops.constexpr
-def no_row_sparse(name):
-    raise RuntimeError(
-        f"For 'AdamOffload', the gradient of '{name}' must be dense, but got a row-sparse one; "
-        f"set sparse=False in the embedding that it belongs to."
-    )
+def all_dense(names, dense):
+    for name, is_dense in zip(names, dense):
+        if not is_dense:
+            raise RuntimeError(
+                f"For 'AdamOffload', the gradient of '{name}' must be dense, but got a row-sparse one; "
+                f"set sparse=False in the embedding that it belongs to."
+            )

@@ -4,6 +4,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from mindspore_offload.placement import on_host
+
 # The columns of the coefficient tensor, in the order of `struct AdamCoefficients` in csrc/adam.h, which explains them.
 COLUMNS = ("learning_rate", "weight_decay", "beta1", "beta2", "eps", "gradient_scale", "nesterov")
 
@@ -25,9 +27,9 @@ class Coefficients(nn.Cell):
         self.constants = Tensor(np.tile(constants, (rows, 1)))
         self.one = Tensor(1.0, mstype.float32)
         self.rate_shape = (rows, 1)
-        self.cast, self.reshape = _on_host(ops.Cast()), _on_host(ops.Reshape())
-        self.sub, self.mul, self.div = _on_host(ops.Sub()), _on_host(ops.Mul()), _on_host(ops.Div())
-        self.sqrt, self.stack, self.concat = _on_host(ops.Sqrt()), _on_host(ops.Stack()), _on_host(ops.Concat(1))
+        self.cast, self.reshape = on_host(ops.Cast()), on_host(ops.Reshape())
+        self.sub, self.mul, self.div = on_host(ops.Sub()), on_host(ops.Mul()), on_host(ops.Div())
+        self.sqrt, self.stack, self.concat = on_host(ops.Sqrt()), on_host(ops.Stack()), on_host(ops.Concat(1))
 
     def construct(self, learning_rates, weight_decays, beta1_power, beta2_power):
         """learning_rates, weight_decays: tuples of one scalar a row. beta1_power, beta2_power: of this step, (1,)."""
@@ -41,7 +43,3 @@ class Coefficients(nn.Cell):
         for scalar in scalars:
             flat += (self.reshape(self.cast(scalar, mstype.float32), ()),)
         return self.reshape(self.stack(flat), self.rate_shape)
-
-
-def _on_host(primitive):
-    return primitive.set_device("CPU")

@@ -102,6 +102,15 @@ def _zeros(shape, start):
     return np.frombuffer(memory, np.float32, offset=start).reshape(shape)
 
 
+def masters(parameters):
+    """The float32 weights of each parameter: itself, or the master, named ``master.<name>``, of a 16-bit one.
+
+    Masters begin as zeros too. That is not what the parameter is rounded from, unless it is zero, so in the first step
+    it becomes its master, as any parameter that was changed from outside.
+    """
+    return tuple(p if p.dtype == mstype.float32 else _zero_state(p, "master") for p in parameters)
+
+
 @dataclass(frozen=True)
 class Bucket:
     """Neighbouring parameters that one native operation updates; those of the optimizer from `start` to `stop`."""
@@ -109,19 +118,20 @@ class Bucket:
     start: int
     stop: int
     parameters: tuple
+    weights: tuple  # of each parameter, itself if it is float32, else its master
     moment1: tuple
     moment2: tuple
     rows: tuple  # of each parameter, the row of the coefficient tensor
     decays: tuple  # of each parameter, whether that row has a weight decay
 
 
-def buckets(parameters, moment1, moment2, rows, decays, limit=BUCKET_BYTES):
+def buckets(parameters, weights, moment1, moment2, rows, decays, limit=BUCKET_BYTES):
     """Cut all parameters, with what belongs to each, into buckets: the last parameters first.
 
     A bucket has at most `limit` bytes of parameters, or is a single larger parameter. Backward passes yield the
     gradients of the last parameters first: in that order a gradient can be freed soon after it has been computed.
     """
-    fields = (parameters, moment1, moment2, rows, decays)
+    fields = (parameters, weights, moment1, moment2, rows, decays)
     return [
         Bucket(start, stop, *(tuple(field[start:stop]) for field in fields))
         for start, stop in _runs([parameter.nbytes for parameter in parameters], limit)

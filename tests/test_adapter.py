@@ -23,17 +23,19 @@ def arguments(sizes=(5, 3)):
     return [coefficients(), np.zeros(len(sizes), np.int32), *tensors, np.zeros(1, np.float32)]
 
 
-def launch(arrays, null=None):
+def launch(arrays, null=None, dtypes=(), function="AdamInPlace"):
+    """Calls the library as MindSpore does. `dtypes` has, by index, those that are not what numpy calls them."""
+    names = [dict(dtypes).get(i, str(array.dtype)) for i, array in enumerate(arrays)]
     count = len(arrays)
     pointers = [None if i == null else array.ctypes.data for i, array in enumerate(arrays)]
     shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
     as_pointer = ctypes.POINTER(ctypes.c_int64)
-    return native_library.load().AdamInPlace(
+    return native_library.load()[function](
         count,
         (ctypes.c_void_p * count)(*pointers),
         (ctypes.c_int * count)(*[array.ndim for array in arrays]),
         (as_pointer * count)(*[ctypes.cast(shape, as_pointer) for shape in shapes]),
-        (ctypes.c_char_p * count)(*[str(array.dtype).encode() for array in arrays]),
+        (ctypes.c_char_p * count)(*[name.encode() for name in names]),
         None,
         None,
     )

@@ -29,7 +29,7 @@ def parameters_of_sizes(sizes):
 def test_buckets_are_bounded_and_last_first(sizes, expected):
     parameters = parameters_of_sizes(sizes)
     rows = list(range(len(sizes)))
-    buckets = state.buckets(parameters, parameters, parameters, rows, rows, limit=8 * 4)
+    buckets = state.buckets(parameters, parameters, parameters, parameters, rows, rows, limit=8 * 4)
     assert [(bucket.start, bucket.stop) for bucket in buckets] == expected
     assert all(bucket.rows == tuple(rows[bucket.start : bucket.stop]) for bucket in buckets)
 

@@ -1,9 +1,11 @@
 """The update itself, element by element against float64, for both host operations."""
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 from oracle import MUTANTS, Oracle, assert_agrees
+from test_half import rounded_to_bfloat16
 
 from mindspore_offload import AdamOffload
 
@@ -33,11 +35,16 @@ def scenario_data(gradient_size=1.0, **settings):
     return weights, steps, settings
 
 
+@pytest.fixture(params=["in_place", "assign"])
+def writeback(request):
+    return request.param
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_agrees_with_float64(scenario, host_kernel):
+def test_agrees_with_float64(scenario, host_kernel, writeback):
     weights, steps, settings = scenario_data(**SCENARIOS[scenario])
     parameters = [Parameter(Tensor(weight), name=f"weight{i}") for i, weight in enumerate(weights)]
-    optimizer = AdamOffload(parameters, host_kernel=host_kernel, **settings)
+    optimizer = AdamOffload(parameters, host_kernel=host_kernel, writeback=writeback, **settings)
     oracle = Oracle(weights, **settings)
     for step, gradients in enumerate(steps, 1):
         optimizer(tuple(Tensor(gradient) for gradient in gradients))
@@ -48,6 +55,40 @@ def test_agrees_with_float64(scenario, host_kernel):
     assert optimizer.global_step.asnumpy() == [10]
     assert optimizer.beta1_power.asnumpy() == [oracle.power1]
     assert optimizer.beta2_power.asnumpy() == [oracle.power2]
+
+
+@pytest.mark.parametrize("scenario", ["default", "decay+nesterov", "decay+loss-scale", "tiny-gradients"])
+def test_masters_agree_with_float64(scenario, host_kernel, writeback):
+    """Parameters and gradients of all dtypes in one optimizer: the masters are as float32 weights are."""
+    weights, steps, settings = scenario_data(**SCENARIOS[scenario])
+    dtypes = [(ms.float16, ms.float16), (ms.float32, ms.float16), (ms.bfloat16, ms.bfloat16)]
+    dtypes += [(ms.float16, ms.float32), (ms.float32, ms.float32), (ms.bfloat16, ms.float16)]
+    parameters = [
+        Parameter(Tensor(weight).astype(dtype), name=f"weight{i}")
+        for i, (weight, (dtype, _)) in enumerate(zip(weights, dtypes))
+    ]
+    oracle = Oracle([parameter.float().asnumpy() for parameter in parameters], **settings)
+    optimizer = AdamOffload(parameters, host_kernel=host_kernel, writeback=writeback, **settings)
+    for gradients in steps:
+        gradients = [Tensor(gradient).astype(dtype) for gradient, (_, dtype) in zip(gradients, dtypes)]
+        optimizer(tuple(gradients))
+        oracle.step([gradient.float().asnumpy() for gradient in gradients])
+    masters = {master.name: master for master in optimizer.master}
+    assert masters.keys() == {f"master.{p.name}" for p in parameters if p.dtype != ms.float32}
+    wide = [masters.get(f"master.{parameter.name}", parameter) for parameter in parameters]
+    assert_agrees(
+        oracle, *([state.asnumpy() for state in kind] for kind in (wide, optimizer.moment1, optimizer.moment2))
+    )
+    for parameter, master in zip(parameters, wide):
+        np.testing.assert_array_equal(parameter.float().asnumpy(), rounded(master.asnumpy(), parameter.dtype))
+
+
+def rounded(values, dtype):
+    if dtype == ms.float16:
+        return values.astype(np.float16).astype(np.float32)
+    if dtype == ms.bfloat16:
+        return (rounded_to_bfloat16(values.reshape(-1)).astype(np.uint32) << 16).view(np.float32).reshape(values.shape)
+    return values
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)

@@ -11,7 +11,7 @@ bool HasAvx2() {
 #ifdef MINDSPORE_OFFLOAD_HAS_AVX2
   // The compiler's run-time check looks at the CPU and at whether the operating system saves the wide registers.
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
 #else
   return false;
 #endif

@@ -5,11 +5,12 @@
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-// A function marked so is compiled for AVX2 while the rest of its file stays at the baseline. Everything it calls has
-// to be ALWAYS_INLINE: an out-of-line copy could be shared with baseline code, and then fault on an older CPU.
+// A function marked so is compiled for AVX2 (and the 16-bit conversions of F16C, which every CPU with AVX2 has) while
+// the rest of its file stays at the baseline. Everything it calls has to be ALWAYS_INLINE: an out-of-line copy could be
+// shared with baseline code, and then fault on an older CPU.
 #if defined(__x86_64__)
 #define MINDSPORE_OFFLOAD_HAS_AVX2 1
-#define TARGET_AVX2 __attribute__((target("avx2")))
+#define TARGET_AVX2 __attribute__((target("avx2,f16c")))
 #endif
 
 namespace mindspore_offload {

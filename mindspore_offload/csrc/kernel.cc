@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "team.h"
+#include "update.h"
 
 namespace mindspore_offload {
 namespace {
@@ -14,12 +15,12 @@ constexpr size_t kChunk = size_t{1} << 17;
 using RangeFunction = void (*)(const AdamCoefficients&, const AdamTensors&, size_t, size_t);
 
 void UpdateBaseline(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
-  UpdateRange(c, t, begin, end);
+  UpdateRange<PlainConversion>(c, t, begin, end);
 }
 
 #ifdef MINDSPORE_OFFLOAD_HAS_AVX2
 TARGET_AVX2 void UpdateAvx2(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
-  UpdateRange(c, t, begin, end);
+  UpdateRange<Avx2Conversion>(c, t, begin, end);
 }
 #endif
 

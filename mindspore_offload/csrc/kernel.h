@@ -14,7 +14,7 @@ struct BucketItem {
   AdamTensors tensors;
 };
 
-// Updates every tensor of the bucket in place. The work is split over the thread team by elements, not by tensors, so
+// Updates every tensor of the bucket. The work is split over the thread team by elements, not by tensors, so
 // many small tensors and one large one are balanced alike.
 void UpdateBucket(const std::vector<BucketItem>& bucket);
 

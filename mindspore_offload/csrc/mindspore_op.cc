@@ -18,7 +18,7 @@ namespace {
 // Returned to MindSpore, which raises an error that carries the number. Nothing has been written by then.
 enum Status : int {
   kOk = 0,
-  kBadCount = 1,    // the number of inputs and outputs is not 2 + 4 * tensors + 1
+  kBadCount = 1,    // the number of inputs and outputs does not fit the number of rows
   kBadPointer = 2,  // a null pointer
   kBadType = 3,     // a dtype other than the one this input must have
   kBadShape = 4,    // tensors of one parameter differ in size, or one is empty
@@ -36,6 +36,16 @@ struct Launch {
 
   bool HasType(int i, const char* dtype) const { return dtypes[i] != nullptr && std::strcmp(dtypes[i], dtype) == 0; }
 
+  bool IsFloat32(int i) const { return HasType(i, "float32"); }
+
+  // False if argument i is of none of the types that parameters and gradients may have.
+  bool ReadElement(int i, Element* element) const {
+    *element = IsFloat32(i) ? Element::kFloat32 : HasType(i, "float16") ? Element::kFloat16 : Element::kBFloat16;
+    return *element != Element::kBFloat16 || HasType(i, "bfloat16");
+  }
+
+  float* Floats(int i) const { return static_cast<float*>(data[i]); }
+
   // Elements of argument i, or 0 if its shape is not one of a tensor with elements.
   size_t Size(int i) const {
     size_t size = 1;
@@ -47,53 +57,143 @@ struct Launch {
   }
 };
 
+enum class Writeback { kInPlace, kAssign };
+
 constexpr int kLeading = 2;  // coefficients and rows, before the tensors
 constexpr size_t kColumns = 7;
 static_assert(sizeof(AdamCoefficients) == kColumns * sizeof(float), "a row of the coefficient tensor");
 
-Status ReadBucket(const Launch& launch, std::vector<BucketItem>* bucket) {
-  const int tensors = (launch.count - kLeading - 1) / 4;
-  if (tensors < 1 || launch.count != kLeading + 4 * tensors + 1) return kBadCount;
+// Where the tensors of parameter i of a bucket are among the arguments; -1 for what this writeback does not have.
+struct Places {
+  int parameter, moment1, moment2, gradient, master, result;
+};
+
+// The arguments of AdamInPlace or AdamAssign, whose order is described there. `tensors` is their number, and
+// `halves` how many of them have 16 bits.
+struct Layout {
+  Writeback writeback;
+  int tensors;
+  int halves;
+
+  int Inputs() const {
+    return writeback == Writeback::kInPlace ? kLeading + 4 * tensors + halves : kLeading + 3 * tensors + 2 * halves;
+  }
+
+  int Outputs() const { return writeback == Writeback::kInPlace ? 1 : tensors; }
+
+  // `half` counts the 16-bit parameters before this one, or is -1 if this one is float32.
+  Places Of(int i, int half) const {
+    const bool is_half = half >= 0;
+    if (writeback == Writeback::kInPlace) {
+      const int parameter = kLeading + i, master = kLeading + 4 * tensors + half;
+      return {parameter, parameter + tensors, parameter + 2 * tensors, parameter + 3 * tensors, is_half ? master : -1,
+              parameter};
+    }
+    const int moment1 = kLeading + i, parameter = kLeading + 3 * tensors + half;
+    return {is_half ? parameter : -1,          moment1,     moment1 + tensors, moment1 + 2 * tensors,
+            is_half ? parameter + halves : -1, Inputs() + i};
+  }
+
+  // The argument whose dtype is that of parameter i.
+  int TypedBy(int i, int count) const { return writeback == Writeback::kInPlace ? kLeading + i : count - tensors + i; }
+};
+
+Status ReadTensors(const Launch& launch, const Places& at, Element parameter_type, AdamTensors* tensors) {
+  const size_t size = launch.Size(at.moment1);
+  if (size == 0) return kBadShape;
+  for (int i : {at.parameter, at.moment2, at.gradient, at.master, at.result}) {
+    if (i >= 0 && launch.Size(i) != size) return kBadShape;
+  }
+  Element gradient_type;
+  if (!launch.ReadElement(at.gradient, &gradient_type)) return kBadType;
+  for (int i : {at.moment1, at.moment2, at.master}) {
+    if (i >= 0 && !launch.IsFloat32(i)) return kBadType;
+  }
+  *tensors = {};
+  tensors->parameter_type = parameter_type;
+  tensors->gradient_type = gradient_type;
+  tensors->moment1 = launch.Floats(at.moment1);
+  tensors->moment2 = launch.Floats(at.moment2);
+  tensors->gradient = launch.data[at.gradient];
+  tensors->size = size;
+  if (at.master >= 0) {
+    Element read_type;
+    if (!launch.ReadElement(at.parameter, &read_type) || read_type != parameter_type) return kBadType;
+    tensors->weight = launch.Floats(at.master);
+    tensors->parameter = launch.data[at.parameter];
+    tensors->rounded = launch.data[at.result];
+  } else if (at.parameter >= 0) {
+    tensors->weight = launch.Floats(at.parameter);
+  } else {
+    tensors->delta = launch.Floats(at.result);
+  }
+  return kOk;
+}
+
+Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketItem>* bucket) {
+  if (launch.count <= kLeading) return kBadCount;
   if (launch.data == nullptr || launch.ndims == nullptr || launch.shapes == nullptr || launch.dtypes == nullptr) {
     return kBadPointer;
   }
-  for (int i = 0; i < launch.count - 1; ++i) {  // the output is a token that is never written
-    if (launch.data[i] == nullptr) return kBadPointer;
-    if (!launch.HasType(i, i == 1 ? "int32" : "float32")) return kBadType;
-  }
+  if (!launch.IsFloat32(0) || !launch.HasType(1, "int32")) return kBadType;
   const size_t floats = launch.Size(0);
   if (floats == 0 || floats % kColumns != 0) return kBadShape;
-  if (launch.Size(1) != static_cast<size_t>(tensors)) return kBadShape;
+  const size_t rows_size = launch.Size(1);
+  if (rows_size == 0 || rows_size >= static_cast<size_t>(launch.count)) return kBadCount;
+
+  Layout layout{writeback, static_cast<int>(rows_size), 0};
+  std::vector<Element> types(layout.tensors);
+  for (int i = 0; i < layout.tensors; ++i) {
+    const int typed_by = layout.TypedBy(i, launch.count);
+    if (typed_by < kLeading || typed_by >= launch.count) return kBadCount;
+    if (!launch.ReadElement(typed_by, &types[i])) return kBadType;
+    layout.halves += types[i] != Element::kFloat32;
+  }
+  if (launch.count != layout.Inputs() + layout.Outputs()) return kBadCount;
+  const int used = writeback == Writeback::kInPlace ? layout.Inputs() : launch.count;  // a token is never written
+  for (int i = 0; i < used; ++i) {
+    if (launch.data[i] == nullptr) return kBadPointer;
+  }
 
   const auto* coefficients = static_cast<const AdamCoefficients*>(launch.data[0]);
   const auto* rows = static_cast<const int32_t*>(launch.data[1]);
-  bucket->reserve(tensors);
-  for (int i = 0; i < tensors; ++i) {
-    const int w = kLeading + i, m = w + tensors, v = m + tensors, g = v + tensors;
-    const size_t size = launch.Size(w);
-    if (size == 0 || launch.Size(m) != size || launch.Size(v) != size || launch.Size(g) != size) return kBadShape;
+  bucket->resize(layout.tensors);
+  for (int i = 0, halves = 0; i < layout.tensors; ++i) {
     if (rows[i] < 0 || static_cast<size_t>(rows[i]) >= floats / kColumns) return kBadRow;
-    bucket->push_back({coefficients[rows[i]],
-                       {static_cast<float*>(launch.data[w]), static_cast<float*>(launch.data[m]),
-                        static_cast<float*>(launch.data[v]), static_cast<const float*>(launch.data[g]), size}});
+    BucketItem& item = (*bucket)[i];
+    item.coefficients = coefficients[rows[i]];
+    const bool is_half = types[i] != Element::kFloat32;
+    const Status status = ReadTensors(launch, layout.Of(i, is_half ? halves++ : -1), types[i], &item.tensors);
+    if (status != kOk) return status;
   }
   return kOk;
+}
+
+int Run(const Launch& launch, Writeback writeback) try {
+  std::vector<BucketItem> bucket;
+  const Status status = ReadBucket(launch, writeback, &bucket);
+  if (status == kOk) UpdateBucket(bucket);
+  return status;
+} catch (const std::bad_alloc&) {
+  return kNoMemory;
 }
 
 }  // namespace
 }  // namespace mindspore_offload
 
-// Inputs: coefficients (rows, 7) float32; the row of each tensor (tensors,) int32; then the parameters, their first
-// moments, their second moments and their gradients. Output: a token that orders the operation in the graph.
+// Inputs of both: coefficients (rows, 7) float32; the row of each tensor (tensors,) int32; then lists of tensors. Here:
+// the parameters, their first moments, their second moments, their gradients, and the masters of those parameters that
+// have 16 bits. Output: a token that orders the operation in the graph.
 EXPORT int AdamInPlace(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
-                       void* /*extra*/) try {
-  std::vector<mindspore_offload::BucketItem> bucket;
-  const auto status = mindspore_offload::ReadBucket({count, data, ndims, shapes, dtypes}, &bucket);
-  if (status != mindspore_offload::kOk) return status;
-  mindspore_offload::UpdateBucket(bucket);
-  return mindspore_offload::kOk;
-} catch (const std::bad_alloc&) {
-  return mindspore_offload::kNoMemory;
+                       void* /*extra*/) {
+  return mindspore_offload::Run({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kInPlace);
+}
+
+// The first moments, the second moments, the gradients, then those parameters that have 16 bits, and their masters.
+// Outputs: of each float32 parameter what is to be added to it, of each other one its new value.
+EXPORT int AdamAssign(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
+                      void* /*extra*/) {
+  return mindspore_offload::Run({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kAssign);
 }
 
 EXPORT const char* MindsporeOffloadIsa() { return mindspore_offload::IsaName(mindspore_offload::ActiveIsa()); }

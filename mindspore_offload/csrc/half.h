@@ -1,0 +1,96 @@
+// The two 16-bit element types, and how blocks of them become float32 and back. Narrowing rounds to nearest, ties to
+// even; what is too large becomes infinity, and a NaN stays one and keeps its sign and the upper bits of its payload.
+// All of this is what the conversion instructions of x86-64 and aarch64 do, bit for bit.
+
+#ifndef MINDSPORE_OFFLOAD_CSRC_HALF_H_
+#define MINDSPORE_OFFLOAD_CSRC_HALF_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "isa.h"
+
+namespace mindspore_offload {
+
+struct Float16 {
+  uint16_t bits;
+};
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+ALWAYS_INLINE uint32_t BitsOf(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+ALWAYS_INLINE float FloatOf(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+ALWAYS_INLINE float ToFloat(BFloat16 value) { return FloatOf(uint32_t{value.bits} << 16); }
+
+ALWAYS_INLINE void FromFloat(float value, BFloat16* result) {
+  const uint32_t bits = BitsOf(value);
+  const uint32_t to_nearest_even = 0x7fff + ((bits >> 16) & 1);
+  const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+  result->bits = static_cast<uint16_t>((is_nan ? bits | 0x400000 : bits + to_nearest_even) >> 16);
+}
+
+// Float16 has 5 bits of exponent and 10 of mantissa. All cases are computed and one is chosen, so that the loops
+// below have no branch.
+ALWAYS_INLINE float ToFloat(Float16 value) {
+  const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
+  const uint32_t rest = value.bits & 0x7fff;
+  const uint32_t normal = (rest << 13) + ((127 - 15) << 23);
+  const uint32_t special = (rest << 13) | 0x7f800000 | (rest > 0x7c00 ? 0x400000 : 0);  // infinity and NaN
+  // A subnormal is its mantissa times 2^-24; the product is exact.
+  const uint32_t subnormal = BitsOf(static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24f);
+  return FloatOf(sign | (rest >= 0x7c00 ? special : rest < 0x400 ? subnormal : normal));
+}
+
+ALWAYS_INLINE void FromFloat(float value, Float16* result) {
+  const uint32_t bits = BitsOf(value);
+  const uint32_t sign = (bits >> 16) & 0x8000;
+  const uint32_t rest = bits & 0x7fffffff;
+  // Normal: move the exponent and round; a carry out of the mantissa is the next exponent, up to infinity.
+  const uint32_t normal = (rest - ((127 - 15) << 23) + 0xfff + ((rest >> 13) & 1)) >> 13;
+  // Subnormal: 0.5 is so large that float32 itself rounds what is added to it to multiples of 2^-24.
+  const uint32_t subnormal = BitsOf(FloatOf(rest) + 0.5f) - BitsOf(0.5f);
+  const uint32_t nan = 0x7e00 | ((rest >> 13) & 0x3ff);
+  const uint32_t finite = rest < (113u << 23) ? subnormal : normal;
+  const uint32_t overflowed = rest > 0x7f800000 ? nan : 0x7c00;
+  result->bits = static_cast<uint16_t>(sign | (rest >= (143u << 23) ? overflowed : finite));
+}
+
+// Conversions of a block by the C++ above, for any instruction set.
+struct PlainConversion {
+  template <class Half>
+  static ALWAYS_INLINE void Widen(const Half* __restrict from, float* __restrict to, size_t size) {
+    for (size_t i = 0; i < size; ++i) to[i] = ToFloat(from[i]);
+  }
+
+  template <class Half>
+  static ALWAYS_INLINE void Narrow(const float* __restrict from, Half* __restrict to, size_t size) {
+    for (size_t i = 0; i < size; ++i) FromFloat(from[i], &to[i]);
+  }
+};
+
+#ifdef MINDSPORE_OFFLOAD_HAS_AVX2
+// Float16 by the instructions for it, of which compilers make no use in a plain loop.
+struct Avx2Conversion : PlainConversion {
+  using PlainConversion::Narrow;
+  using PlainConversion::Widen;
+  static void Widen(const Float16* from, float* to, size_t size);
+  static void Narrow(const float* from, Float16* to, size_t size);
+};
+#endif
+
+}  // namespace mindspore_offload
+
+#endif  // MINDSPORE_OFFLOAD_CSRC_HALF_H_

@@ -1,0 +1,208 @@
+"""Where operations run: how ours are placed on the host, and what the compiled graph says of all of them."""
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mindspore.common.api import _cell_graph_executor
+from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
+
+# What only orders or groups values, and runs nowhere.
+_NO_OPERATION = {"Constant", "Load", "Depend", "UpdateState", "MakeTuple", "TupleGetItem"}
+
+_BYTES = {
+    TensorProto.FLOAT: 4,
+    TensorProto.FLOAT16: 2,
+    TensorProto.BFLOAT16: 2,
+    TensorProto.DOUBLE: 8,
+    TensorProto.BOOL: 1,
+    TensorProto.INT8: 1,
+    TensorProto.UINT8: 1,
+    TensorProto.INT16: 2,
+    TensorProto.INT32: 4,
+    TensorProto.INT64: 8,
+}
+
+
+def on_host(operation):
+    """Places an operation on the host, whatever the device is."""
+    return operation.set_device("CPU")
+
+
+class Operation(NamedTuple):
+    """An operation of the optimizer step, and where the compiled graph places it: "host" or "device"."""
+
+    name: str
+    place: str
+
+
+@dataclass(frozen=True)
+class PlacementReport:
+    """Where a compiled optimizer step runs and where its state is. `str()` of it is a table.
+
+    Attributes:
+        operations (tuple[Operation]): Every operation of the step, in the order of the graph.
+        parameters (int): How many elements the optimizer updates.
+        state_bytes (dict[str, dict[str, int]]): Of "host" and of "device", the bytes of each state by its name. A state
+            is on the host when only operations on the host use it.
+        to_host_bytes (int): Bytes that a step moves from the device to the host.
+        to_device_bytes (int): Bytes that a step moves from the host to the device.
+    """
+
+    operations: tuple
+    parameters: int
+    state_bytes: dict
+    to_host_bytes: int
+    to_device_bytes: int
+
+    def __str__(self):
+        lines = [f"{'operation':32}{'placed on':>10}{'launches':>10}"]
+        counted = sorted(Counter(self.operations).items(), key=lambda item: (item[0].place, item[0].name))
+        lines += [f"{name:32}{place:>10}{count:10}" for (name, place), count in counted]
+        lines += ["", f"{'':32}{'bytes':>16}{'a parameter':>14}"]
+        for what, size in (
+            ("state on the host", sum(self.state_bytes["host"].values())),
+            ("state on the device", sum(self.state_bytes["device"].values())),
+            ("device to host, a step", self.to_host_bytes),
+            ("host to device, a step", self.to_device_bytes),
+        ):
+            lines.append(f"{what:32}{size:16,}{size / self.parameters:14.2f}")
+        return "\n".join(lines)
+
+
+def placement_report(train_cell, *inputs):
+    """Compiles a training cell, and reports where the operations and the states of its optimizer are.
+
+    The device is what the device target says. With the CPU as the target, host and device share their memory; the
+    report then says what a graph of the same placement would move if they did not.
+
+    Args:
+        train_cell (Cell): A cell that holds one optimizer as `optimizer` and steps it, as `nn.TrainOneStepCell` does.
+        *inputs (Tensor): What the cell is called with. It is compiled for their shapes and not run.
+
+    Returns:
+        PlacementReport
+
+    Raises:
+        ValueError: If `train_cell` has no optimizer in its attribute `optimizer`.
+    """
+    optimizer = getattr(train_cell, "optimizer", None)
+    if optimizer is None:
+        raise ValueError(
+            f"For 'placement_report', the argument 'train_cell' must hold its optimizer in the attribute 'optimizer', "
+            f"but got {type(train_cell).__name__} without one; use nn.TrainOneStepCell or a subclass."
+        )
+    updated = {parameter.name for parameter in optimizer.parameters}
+    states = {p.name: p.nbytes for p in optimizer.get_parameters() if p.name not in updated}
+    graph = _Graph(_compile(train_cell, inputs), states)
+    state_bytes = {"host": {}, "device": {}}
+    for name, size in states.items():
+        state_bytes[graph.place_of(name)][name] = size
+    to_host, to_device = graph.traffic()
+    return PlacementReport(
+        operations=tuple(Operation(node.name, node.place) for node in graph.step),
+        parameters=sum(parameter.size for parameter in optimizer.parameters),
+        state_bytes=state_bytes,
+        to_host_bytes=to_host,
+        to_device_bytes=to_device,
+    )
+
+
+def _compile(cell, inputs):
+    """The compiled graph of a cell, as MindSpore's own protocol buffer."""
+    cell.compile(*inputs)
+    phase, _ = _cell_graph_executor.compile(cell, *inputs, phase="train")
+    model = ModelProto()
+    model.ParseFromString(_cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir", False))
+    return model
+
+
+@dataclass(frozen=True)
+class _Node:
+    name: str
+    place: str
+    scope: str
+    inputs: tuple
+
+
+class _Graph:
+    """Operations of a compiled graph, with the values that flow between them.
+
+    `step` has those of the optimizer: all in its scope, and whatever else uses one of its `states`, such as the copies
+    that MindSpore inserts.
+    """
+
+    def __init__(self, model, states):
+        placed = {primitive.name: _place(primitive) for primitive in model.primitives}
+        self.parameters = {parameter.name for parameter in model.graph.parameter}
+        self._sizes = {parameter.name: _bytes_of(parameter) for parameter in model.graph.parameter}
+        self._places = {}  # of each value that an operation makes
+        self._groups = {}  # of what only groups or passes on values: what it groups
+        nodes = []
+        for graph in (model.graph, *model.functions):
+            for node in graph.node:
+                nodes += self._read(node, placed)
+        self._users = defaultdict(list)
+        self.step = []
+        for node in nodes:
+            values = set().union(*(self._values(name) for name in node.inputs))
+            for value in values:
+                self._users[value].append(node)
+            if "/optimizer-" in node.scope or any(_last(value) in states for value in values):
+                self.step.append(node)
+
+    def _read(self, node, placed):
+        """Notes the value of a node, and yields the node if it is an operation."""
+        reference = node.op_type.removeprefix("REF::")
+        name = reference.split(":")[0]
+        (value,) = node.output
+        self._sizes[value] = sum(_bytes_of(tensor) for a in node.attribute if a.name == "shape" for tensor in a.tensors)
+        if name in ("Load", "Depend"):
+            self._groups[value] = node.input[:1]
+        elif name == "MakeTuple":
+            self._groups[value] = node.input
+        elif name == "TupleGetItem":
+            self._places[value] = self._places.get(node.input[0])
+        elif name not in _NO_OPERATION:
+            self._places[value] = placed.get(reference, "device")
+            yield _Node(name, self._places[value], node.domain, tuple(node.input))
+
+    def _values(self, name):
+        """The values behind an input, through what groups or passes them on."""
+        if name not in self._groups:
+            return {name}
+        return set().union(*(self._values(inner) for inner in self._groups[name]))
+
+    def place_of(self, state):
+        """Of the state of this name: the host, if nothing on the device uses it."""
+        return self._place_of_parameter(next((p for p in self.parameters if _last(p) == state), None))
+
+    def _place_of_parameter(self, parameter):
+        return "device" if any(node.place == "device" for node in self._users[parameter]) else "host"
+
+    def traffic(self):
+        """Bytes that the optimizer step moves to the host and to the device. A value moves once each way."""
+        moved = {"host": 0, "device": 0}
+        of_step = set(map(id, self.step))
+        for value, nodes in list(self._users.items()):
+            place = self._place_of_parameter(value) if value in self.parameters else self._places.get(value)
+            if place is None:  # a constant, or an input of the training cell
+                continue
+            for other in {node.place for node in nodes if id(node) in of_step} - {place}:
+                moved[other] += self._sizes[value]
+        return moved["host"], moved["device"]
+
+
+def _place(primitive):
+    targets = [attribute.s for attribute in primitive.attribute if attribute.name == "primitive_target"]
+    return "host" if targets in (["CPU"], [b"CPU"]) else "device"
+
+
+def _bytes_of(tensor):
+    return math.prod(tensor.dims) * _BYTES.get(tensor.data_type, 0)
+
+
+def _last(value):
+    """A value is named after its graph and, behind a colon, itself."""
+    return value.split(":", 1)[-1]

@@ -1,0 +1,104 @@
+"""16-bit elements: how the native kernel widens and rounds them, against numpy and against arithmetic in float64."""
+
+import numpy as np
+import pytest
+from test_adapter import GOOD, coefficients, launch
+
+from mindspore_offload import native_library
+
+ISAS = ["baseline", "avx2"]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    library = native_library.load()
+    if request.param not in library.MindsporeOffloadSupportedIsas().decode().split():
+        pytest.skip(f"this machine does not run {request.param}")
+    before = library.MindsporeOffloadIsa()
+    assert library.MindsporeOffloadSetIsa(request.param.encode())
+    yield request.param
+    library.MindsporeOffloadSetIsa(before)
+
+
+def update_without_gradient(dtype, bits, master):
+    """What a step with gradients and moments of zero leaves of 16-bit parameters, given as bits, and their masters."""
+    size = len(bits)
+    zeros = [np.zeros(size, np.float32) for _ in range(3)]
+    arrays = [coefficients(), np.zeros(1, np.int32), bits.copy(), *zeros, master.copy(), np.zeros(1, np.float32)]
+    dtypes = {2: dtype}
+    assert launch(arrays, dtypes=dtypes) == GOOD
+    return arrays[2], arrays[6]
+
+
+def float32_samples():
+    """Every exponent with mantissas around the points where rounding turns, of both signs; and random bits."""
+    random = np.random.default_rng(5)
+    exponents = np.arange(256, dtype=np.uint32) << 23
+    edges = [0, 1, 2, 0x3FFFFF, 0x400000, 0x7FFFFE, 0x7FFFFF]
+    for shift in (12, 13, 15, 16):
+        edges += [k * (1 << shift) + d for k in (1, 2, 3) for d in (-1, 0, 1)]
+    edges = np.array(edges + list(random.integers(0, 1 << 23, 100)), np.uint32)
+    patterns = (exponents[:, None] | edges[None, :]).ravel()
+    patterns = np.concatenate([patterns, patterns | np.uint32(1 << 31), random.integers(0, 2**32, 100_003, np.uint32)])
+    return patterns.view(np.float32)
+
+
+def rounded_to_float16(values):
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).view(np.uint16)
+
+
+def rounded_to_bfloat16(values):
+    """Of the two neighbours, cut and one above, the nearer one in float64, and of two as near the even one."""
+    low = values.view(np.uint32) >> 16
+    as_float64 = (np.stack([low, low + 1]) << 16).astype(np.uint32).view(np.float32)
+    with np.errstate(invalid="ignore"):
+        as_float64 = as_float64.astype(np.float64)
+    # Above the largest finite value, infinity stands for the next power of two.
+    as_float64 = np.where(np.isinf(as_float64), np.copysign(2.0**128, as_float64), as_float64)
+    below, above = np.abs(values.astype(np.float64) - as_float64)
+    up = (above < below) | ((above == below) & (low & 1 == 1))
+    return np.where(np.isinf(values), low, low + up).astype(np.uint16)
+
+
+ROUNDED = {"float16": rounded_to_float16, "bfloat16": rounded_to_bfloat16}
+
+
+def is_nan(dtype, bits):
+    return bits & 0x7FFF > {"float16": 0x7C00, "bfloat16": 0x7F80}[dtype]
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_rounds_to_nearest_even(dtype, isa):
+    """A parameter that is its master rounded stays, and so does the master: they were seen to be equal."""
+    masters = float32_samples()
+    masters = masters[~np.isnan(masters)]
+    bits = ROUNDED[dtype](masters)
+    after, masters_after = update_without_gradient(dtype, bits, masters)
+    np.testing.assert_array_equal(after, bits)
+    np.testing.assert_array_equal(masters_after, masters)
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_not_a_number_stays_one(dtype, isa):
+    masters = float32_samples()
+    masters = masters[np.isnan(masters)]
+    after, masters_after = update_without_gradient(dtype, np.full(len(masters), 0x7FFF, np.uint16), masters)
+    assert is_nan(dtype, after).all()
+    assert np.isnan(masters_after).all()
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_every_value_is_taken_over_exactly(dtype, isa):
+    """A parameter that is not its master rounded was changed from outside: all 65,536 bit patterns become masters."""
+    bits = np.arange(65536, dtype=np.uint16)
+    master = np.full(65536, 1e-20 if dtype == "float16" else 1.0 + 2**-20, np.float32)
+    after, masters_after = update_without_gradient(dtype, bits, master)
+    wide = bits.view(np.float16).astype(np.float32)
+    if dtype == "bfloat16":
+        wide = (bits.astype(np.uint32) << 16).view(np.float32)
+    kept = {"float16": bits == 0, "bfloat16": bits == 0x3F80}[dtype]
+    np.testing.assert_array_equal(masters_after, np.where(kept, master, wide))
+    numbers = ~is_nan(dtype, bits)
+    np.testing.assert_array_equal(after[numbers], bits[numbers])
+    assert is_nan(dtype, after[~numbers]).all()
