@@ -2,5 +2,6 @@
 
 from mindspore_offload._version import __version__
 from mindspore_offload.adam import AdamOffload
+from mindspore_offload.placement import placement_report
 
-__all__ = ["AdamOffload", "__version__"]
+__all__ = ["AdamOffload", "__version__", "placement_report"]

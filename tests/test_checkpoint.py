@@ -12,6 +12,7 @@ import resume
 from mindspore import Parameter, Tensor, nn
 from nets import assert_same, parameters_of
 from test_contract import OPTIMIZERS, new_parameters
+from test_update import rounded
 
 from mindspore_offload import AdamOffload
 
@@ -137,3 +138,71 @@ def test_model_checkpoints(host_kernel, tmp_path):
     assert not missing
     resumed.train(2, new_data(), dataset_sink_mode=False)
     assert_same(parameters_of(net), parameters_of(unbroken_net), host_kernel)
+
+
+HALVES = {"float16": ms.float16, "bfloat16": ms.bfloat16}
+
+
+def new_half_parameters(dtype):
+    return [Parameter(Tensor(p.asnumpy()).astype(dtype), name=p.name) for p in new_parameters()]
+
+
+def train_half(optimizer, steps):
+    """As `resume.train`, for parameters of 16 bits; the values as float32."""
+    for _ in range(steps):
+        random = np.random.default_rng(int(optimizer.global_step.asnumpy()[0]))
+        optimizer(tuple(Tensor(random.standard_normal(p.shape), p.dtype) for p in optimizer.parameters))
+    return {p.name: p.float().asnumpy() for p in optimizer.get_parameters()}
+
+
+@pytest.mark.parametrize("dtype", HALVES.values(), ids=HALVES)
+def test_masters_are_saved_and_resumed(dtype, host_kernel, tmp_path):
+    """Small steps, so that what the masters hold beyond the parameters decides."""
+    optimizer = AdamOffload(new_half_parameters(dtype), 1e-5, host_kernel=host_kernel)
+    train_half(optimizer, 3)
+    ms.save_checkpoint(optimizer, str(tmp_path / "saved.ckpt"))
+    saved = ms.load_checkpoint(str(tmp_path / "saved.ckpt"))
+    masters = {f"master.{parameter.name}" for parameter in optimizer.parameters}
+    assert {name for name in saved if name.startswith("master.")} == masters
+
+    resumed = AdamOffload(new_half_parameters(dtype), 1e-5, host_kernel=host_kernel)
+    assert resume.load(resumed, tmp_path / "saved.ckpt") == []
+    unbroken = train_half(optimizer, 3)
+    assert_same(train_half(resumed, 3), unbroken, host_kernel)
+
+    without = AdamOffload(new_half_parameters(dtype), 1e-5, host_kernel=host_kernel)
+    kept = {name: value for name, value in saved.items() if name not in masters}
+    missing, _ = ms.load_param_into_net(without, kept, strict_load=True)
+    assert set(missing) == masters
+    again = train_half(without, 3)
+    for parameter in without.parameters:
+        # As good as its parameter is: half a unit of 8 bits of mantissa, or of 11.
+        half_a_unit = 2.0**-9 if dtype == ms.bfloat16 else 2.0**-12
+        name = f"master.{parameter.name}"
+        np.testing.assert_allclose(again[name], unbroken[name], rtol=1.01 * half_a_unit)
+        assert (again[name] != unbroken[name]).any()
+
+
+@pytest.mark.parametrize("dtype", HALVES.values(), ids=HALVES)
+def test_a_float32_checkpoint_loads_into_a_16_bit_net(dtype, tmp_path):
+    """The parameters are rounded to nearest even; given to the masters as well, no bit of the weights is lost."""
+    single = AdamOffload(new_parameters(), 1e-5)
+    expected = resume.train(single, 3)
+    ms.save_checkpoint(single, str(tmp_path / "saved.ckpt"))
+
+    optimizer = AdamOffload(new_half_parameters(dtype), 1e-5)
+    saved = ms.load_checkpoint(str(tmp_path / "saved.ckpt"))
+    for parameter in optimizer.parameters:
+        name = f"master.{parameter.name}"
+        saved[name] = Parameter(saved[parameter.name].value(), name=name)
+    missing, unused = ms.load_param_into_net(optimizer, saved)
+    assert (missing, unused) == ([], [])
+    for parameter, master in zip(optimizer.parameters, optimizer.master):
+        np.testing.assert_array_equal(parameter.float().asnumpy(), rounded(expected[parameter.name], dtype))
+        np.testing.assert_array_equal(master.asnumpy(), expected[parameter.name])
+    # The next step is that of the float32 weights, to the bit.
+    single(tuple(Tensor(np.full(p.shape, 0.5, np.float32)) for p in single.parameters))
+    optimizer(tuple(Tensor(np.full(p.shape, 0.5), dtype) for p in optimizer.parameters))
+    for parameter, master, exact in zip(optimizer.parameters, optimizer.master, single.parameters):
+        np.testing.assert_array_equal(master.asnumpy(), exact.asnumpy())
+        np.testing.assert_array_equal(parameter.float().asnumpy(), rounded(exact.asnumpy(), dtype))

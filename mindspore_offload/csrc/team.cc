@@ -1,5 +1,6 @@
 #include "team.h"
 
+#include <fenv.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -24,10 +25,27 @@ std::atomic<size_t>& Size() {
   return size;
 }
 
+// MindSpore has subnormal numbers flushed to zero on some of its threads and not on others, and a new thread does as the
+// one that started it. While this lives, its thread computes as IEEE 754 says, as do all threads on every machine.
+class IeeeArithmetic {
+ public:
+  IeeeArithmetic() {
+    fegetenv(&before_);
+    fesetenv(FE_DFL_ENV);
+  }
+  ~IeeeArithmetic() { fesetenv(&before_); }
+  IeeeArithmetic(const IeeeArithmetic&) = delete;
+  IeeeArithmetic& operator=(const IeeeArithmetic&) = delete;
+
+ private:
+  fenv_t before_;
+};
+
 class Team {
  public:
   void Run(size_t chunks, const std::function<void(size_t)>& work) {
     std::lock_guard<std::mutex> turn(turn_);
+    IeeeArithmetic arithmetic;
     const size_t helpers = TeamSize() - 1;
     if (chunks > 1 && helpers > 0) {
       RunShared(chunks, work, helpers);
@@ -63,6 +81,7 @@ class Team {
   }
 
   void Work() {
+    fesetenv(FE_DFL_ENV);
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       wake_.wait(lock, [this] { return helpers_ < wanted_ && next_ < chunks_; });

@@ -91,6 +91,9 @@ class NativeAssign(nn.Cell):
 class _Adam(ops.Custom):
     """An operation of the native library with these inputs after the coefficients and rows."""
 
+    # Where the device is an Ascend, "aot" would mean an operator for it; ours runs on the host all the same.
+    is_ascend_c = property(lambda self: False, lambda self, value: None)
+
     def __init__(self, function, inputs, shapes, dtypes):
         several = isinstance(dtypes, tuple)
         super().__init__(f"{native_library.PATH}:{function}", lambda *_: shapes, lambda *_: dtypes, "aot")
