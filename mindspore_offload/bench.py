@@ -7,26 +7,45 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_offload import AdamOffload, __version__, native_library
 
 SEED = 1
 LEARNING_RATE, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
-BYTES_A_PARAMETER = 28  # float32: weight and moments are read and written, the gradient is read
+# Weight (or master) and moments are read and written, the gradient is read; a 16-bit parameter is read and written too.
+BYTES_A_PARAMETER = {ms.float32: 28, ms.float16: 30, ms.bfloat16: 30}
 
-RIVALS = {
-    "AdamOffload": lambda parameters: AdamOffload(parameters, host_kernel="native"),
-    "AdamOffload, decay and loss scale": lambda parameters: AdamOffload(
-        parameters, host_kernel="native", weight_decay=1e-4, loss_scale=1024.0
-    ),
-    "AdamOffload, stock": lambda parameters: AdamOffload(parameters, host_kernel="stock"),
-    "nn.Adam": nn.Adam,
-    "nn.AdamOffload": nn.AdamOffload,
+
+class Rival(NamedTuple):
+    """An optimizer, and the dtype of the parameters and gradients that it gets."""
+
+    optimizer: Callable
+    settings: dict
+    dtype: ms.Type = ms.float32
+
+    def make(self, parameters):
+        return self.optimizer(parameters, **self.settings)
+
+
+NATIVE, STOCK = {"host_kernel": "native"}, {"host_kernel": "stock"}
+ALL = {
+    "AdamOffload": Rival(AdamOffload, NATIVE),
+    "AdamOffload, decay and loss scale": Rival(AdamOffload, {**NATIVE, "weight_decay": 1e-4, "loss_scale": 1024.0}),
+    "AdamOffload, assign": Rival(AdamOffload, {**NATIVE, "writeback": "assign"}),
+    "AdamOffload, stock": Rival(AdamOffload, STOCK),
+    "AdamOffload, float16": Rival(AdamOffload, NATIVE, ms.float16),
+    "AdamOffload, bfloat16": Rival(AdamOffload, NATIVE, ms.bfloat16),
+    "AdamOffload, float16, stock": Rival(AdamOffload, STOCK, ms.float16),
+    "nn.Adam": Rival(nn.Adam, {}),
+    "nn.AdamOffload": Rival(nn.AdamOffload, {}),
 }
+MAIN = ("AdamOffload", "nn.Adam", "nn.AdamOffload")
 
 
 def run(params, tensors, layers, steps):
@@ -38,37 +57,41 @@ def run(params, tensors, layers, steps):
         f"Python {platform.python_version()}, {_cpu()}, {library.MindsporeOffloadIsa().decode()}, "
         f"{library.MindsporeOffloadThreads()} threads, seed {SEED}"
     )
-    _print_speed(params, tensors, steps)
-    _print_speed(300 * 4096, 300, steps)
+    _print_speed(params, tensors, steps, ALL)
+    _print_speed(300 * 4096, 300, steps, MAIN)
     _print_memory(layers)
 
 
-def _print_speed(params, tensors, steps):
+def _print_speed(params, tensors, steps, names):
     size = params // tensors
-    times = time_steps(size, tensors, steps)
-    print(f"\nOne step, {size * tensors:,} float32 parameters in {tensors} tensors, median of {steps}, alternated")
+    times = time_steps(size, tensors, steps, names)
+    print(f"\nOne step, {size * tensors:,} parameters in {tensors} tensors, median of {steps}, alternated")
     print(f"{'':36}{'ms':>9}{'spread':>15}{'ns/param':>10}{'GB/s':>7}{'of AdamOffload':>16}")
     ours = statistics.median(times["AdamOffload"])
     for name, seconds in times.items():
         median = statistics.median(seconds)
         ns = median / (size * tensors) * 1e9
         spread = f"{min(seconds) * 1e3:.1f}-{max(seconds) * 1e3:.1f}"
-        print(f"{name:36}{median * 1e3:9.1f}{spread:>15}{ns:10.2f}{BYTES_A_PARAMETER / ns:7.1f}{median / ours:15.2f}x")
+        needed = BYTES_A_PARAMETER[ALL[name].dtype if name in ALL else ms.float32]
+        print(f"{name:36}{median * 1e3:9.1f}{spread:>15}{ns:10.2f}{needed / ns:7.1f}{median / ours:15.2f}x")
 
 
-def time_steps(size, tensors, steps):
+def time_steps(size, tensors, steps, names):
     """Seconds of each step, a list for each rival, after two steps that warm up and whose result is checked."""
     random = np.random.default_rng(SEED)
     weights = [random.standard_normal(size, np.float32) for _ in range(tensors)]
     gradients = [random.standard_normal(size, np.float32) for _ in range(tensors)]
     rivals = {"bare loop": _bare_loop(weights, gradients)}
-    inputs = tuple(Tensor(gradient) for gradient in gradients)
-    for name, make in RIVALS.items():
-        rivals[name] = _step(make, weights, inputs)
+    inputs = {
+        dtype: tuple(Tensor(gradient).astype(dtype) for gradient in gradients)
+        for dtype in {ALL[name].dtype for name in names}
+    }
+    for name in names:
+        rivals[name] = _step(ALL[name], weights, inputs[ALL[name].dtype])
     for name, (step, result) in rivals.items():
         step()
         step()
-        if "decay" not in name:
+        if "decay" not in name and "float16" not in name:
             _check(name, result(), weights[-1], gradients[-1])
     times = {name: [] for name in rivals}
     for _ in range(steps):
@@ -79,9 +102,9 @@ def time_steps(size, tensors, steps):
     return times
 
 
-def _step(make, weights, gradients):
-    parameters = ParameterTuple(Parameter(Tensor(weight), name=f"weight{i}") for i, weight in enumerate(weights))
-    optimizer = make(list(parameters))
+def _step(rival, weights, gradients):
+    parameters = [Parameter(Tensor(w).astype(rival.dtype), name=f"weight{i}") for i, w in enumerate(weights)]
+    optimizer = rival.make(parameters)
     return lambda: optimizer(gradients), parameters[-1].asnumpy
 
 
@@ -120,12 +143,11 @@ def _print_memory(layers, rounds=3):
     params = layers * (4096 * 4096 + 4096)
     print(f"\n{layers} layers of Dense(4096), batch of 4, {params:,} float32 parameters, median of {rounds}")
     print(f"{'':36}{'peak resident MB':>17}{'optimizer to end of first step, s':>35}{'step, s':>9}")
-    names = ("AdamOffload", "nn.Adam", "nn.AdamOffload")
-    measured = {name: [] for name in names}
+    measured = {name: [] for name in MAIN}
     for _ in range(rounds):
-        for name in names:
+        for name in MAIN:
             measured[name].append(measure_memory(name, layers))
-    for name in names:
+    for name in MAIN:
         peak, first, step = map(statistics.median, zip(*measured[name]))
         print(f"{name:36}{peak:17,.0f}{first:35.1f}{step:9.2f}")
 
@@ -145,7 +167,7 @@ def _train(name, layers):
     _warm_memory(16 * sum(parameter.size for parameter in parameters))
     seconds = []
     start = time.perf_counter()
-    train = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), RIVALS[name](parameters))
+    train = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), ALL[name].make(parameters))
     for _ in range(6):
         train(data, label).asnumpy()
         seconds.append(time.perf_counter() - start)

@@ -134,7 +134,7 @@ class _Graph:
     """
 
     def __init__(self, model, states):
-        placed = {primitive.name: _place(primitive) for primitive in model.primitives}
+        primitives = {primitive.name: primitive for primitive in model.primitives}
         self.parameters = {parameter.name for parameter in model.graph.parameter}
         self._sizes = {parameter.name: _bytes_of(parameter) for parameter in model.graph.parameter}
         self._places = {}  # of each value that an operation makes
@@ -142,7 +142,7 @@ class _Graph:
         nodes = []
         for graph in (model.graph, *model.functions):
             for node in graph.node:
-                nodes += self._read(node, placed)
+                nodes += self._read(node, primitives)
         self._users = defaultdict(list)
         self.step = []
         for node in nodes:
@@ -152,7 +152,7 @@ class _Graph:
             if "/optimizer-" in node.scope or any(_last(value) in states for value in values):
                 self.step.append(node)
 
-    def _read(self, node, placed):
+    def _read(self, node, primitives):
         """Notes the value of a node, and yields the node if it is an operation."""
         reference = node.op_type.removeprefix("REF::")
         name = reference.split(":")[0]
@@ -165,7 +165,10 @@ class _Graph:
         elif name == "TupleGetItem":
             self._places[value] = self._places.get(node.input[0])
         elif name not in _NO_OPERATION:
-            self._places[value] = placed.get(reference, "device")
+            primitive = primitives.get(reference)
+            self._places[value] = "host" if _attribute(primitive, "primitive_target") == "CPU" else "device"
+            if name == "Custom":
+                name = f"Custom {_attribute(primitive, 'func_name')}"
             yield _Node(name, self._places[value], node.domain, tuple(node.input))
 
     def _values(self, name):
@@ -194,9 +197,10 @@ class _Graph:
         return moved["host"], moved["device"]
 
 
-def _place(primitive):
-    targets = [attribute.s for attribute in primitive.attribute if attribute.name == "primitive_target"]
-    return "host" if targets in (["CPU"], [b"CPU"]) else "device"
+def _attribute(primitive, name):
+    """A text attribute of a primitive; None without it, or for a call of another graph, which has no primitive."""
+    found = [attribute.s for attribute in primitive.attribute if attribute.name == name] if primitive else []
+    return (found[0].decode() if isinstance(found[0], bytes) else found[0]) if found else None
 
 
 def _bytes_of(tensor):

@@ -63,8 +63,8 @@ def test_assign(dtype, buckets, writes, state, to_host, to_device, settings, hos
 
     host = count(found, "host")
     if host_kernel == "native":
-        assert host["Custom"] == buckets
-        assert host.keys() <= {"Custom", "Assign", "AssignAdd", *COEFFICIENTS}
+        assert host["Custom AdamAssign"] == buckets
+        assert host.keys() <= {"Custom AdamAssign", "Assign", "AssignAdd", *COEFFICIENTS}
     else:
         operation = "AdamNoUpdateParam" if dtype == ms.float32 else "FusedCastAdamWeightDecay"
         assert host[operation] == TENSORS
@@ -103,7 +103,7 @@ def test_it_is_printed_as_a_table():
     assert [line.split() for line in lines if line.startswith(("Assign ", "Custom"))] == [
         ["Assign", "device", "4"],
         ["Assign", "host", "2"],
-        ["Custom", "host", "2"],
+        ["Custom", "AdamAssign", "host", "2"],
     ]
     assert [line.split()[-1] for line in lines if line.startswith(("state", "device to", "host to"))] == [
         "12.00",
