@@ -37,6 +37,10 @@ class AdamOffload(nn.Optimizer):
     `beta1_power` and `beta2_power`. With `use_nesterov`, :math:`\beta_1 m_t + (1 - \beta_1) g_t` stands for :math:`m_t`
     in the last line.
 
+    A float16 or bfloat16 parameter has a float32 master, the state `master`, in host memory. It is what :math:`w` is
+    above; the parameter is the master rounded to nearest even. A parameter that somebody else changed since the last
+    step, a loaded checkpoint for example, becomes the master first.
+
     Note:
         - :math:`\epsilon` is added to the root of the *uncorrected* :math:`v` ("epsilon hat"). `torch.optim.Adam` adds
           it to the corrected root; with small gradients the two differ.
@@ -47,8 +51,8 @@ class AdamOffload(nn.Optimizer):
           don't matter, and a parameter decays as its group says.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters to update, float32, or groups of them. A group is a
-            dict with the keys
+        params (Union[list[Parameter], list[dict]]): The parameters to update, of dtype float32, float16 or
+            bfloat16, which may be mixed, or groups of them. A group is a dict with the keys
 
             - params: Required. A list of its parameters.
             - lr: Optional, in place of `learning_rate`.
@@ -73,10 +77,15 @@ class AdamOffload(nn.Optimizer):
             `FixedLossScaleManager` whose `drop_overflow_update` is False. Default: ``1.0`` .
 
     Keyword Args:
-        host_kernel (str): What runs Adam on the host. ``"native"`` is this package's own kernel: fused, in place, and
-            the same bits for any number of threads. ``"stock"`` is MindSpore's operation `AdamNoUpdateParam`: slower,
-            the same numbers within rounding. ``"auto"`` is native where the device target is CPU, stock elsewhere;
-            without a usable native library it warns once and takes stock. Default: ``"auto"`` .
+        host_kernel (str): What runs Adam on the host. ``"native"`` is this package's own kernel: fused, and the same
+            bits for any number of threads and either writeback. ``"stock"`` is MindSpore's own operations,
+            `AdamNoUpdateParam` for float32 parameters and `FusedCastAdamWeightDecay` for others: slower, the same
+            numbers within rounding. ``"auto"`` is native where the device target is CPU, stock elsewhere; without a
+            usable native library it warns once and takes stock. Default: ``"auto"`` .
+        writeback (str): How the result gets to the parameter. ``"in_place"``: the host writes it, for which the device
+            has to be the CPU. ``"assign"``: the host returns a tensor, and the device adds it to a float32 parameter or
+            puts it in the place of another. ``"auto"`` is in_place where the device target is CPU, assign elsewhere.
+            The attribute of that name says which it is. Default: ``"auto"`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - The gradients of `params`, in their order and shapes, of dtype float32,
@@ -91,12 +100,13 @@ class AdamOffload(nn.Optimizer):
         TypeError: If `beta1`, `beta2`, `eps` or `loss_scale` is not a float.
         TypeError: If `weight_decay` is neither float, int nor Cell.
         TypeError: If `use_locking` or `use_nesterov` is not a bool.
-        TypeError: If a parameter is not float32.
-        TypeError: If a gradient is not of one of the dtypes above.
+        TypeError: If a parameter is not of one of the dtypes above.
+        TypeError: If a gradient is not of one of its dtypes.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
         ValueError: If `beta1` or `beta2` is not in (0.0, 1.0).
         ValueError: If `weight_decay` or `learning_rate` is less than 0.
-        ValueError: If `host_kernel` is unknown, or ``"native"`` and the device target is not CPU.
+        ValueError: If `host_kernel` or `writeback` is unknown.
+        ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
         ValueError: If a gradient has another shape than its parameter.
         RuntimeError: If `host_kernel` is ``"native"`` and the native library can't be used; the text says why.
@@ -104,7 +114,7 @@ class AdamOffload(nn.Optimizer):
         RuntimeError: If `gradients` is not a tuple of as many gradients as there are parameters.
 
     Supported Platforms:
-        ``CPU``. With the stock host operation also ``Ascend`` and ``GPU``, where it has not been run yet.
+        ``CPU``. On ``Ascend`` and ``GPU`` it has not been run yet; `placement_report` shows what it would do there.
 
     Examples:
         >>> import mindspore as ms

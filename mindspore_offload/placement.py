@@ -168,7 +168,8 @@ class _Graph:
             primitive = primitives.get(reference)
             self._places[value] = "host" if _attribute(primitive, "primitive_target") == "CPU" else "device"
             if name == "Custom":
-                name = f"Custom {_attribute(primitive, 'func_name')}"
+                path_and_function = _attribute(primitive, "func_name")
+                name = f"Custom {path_and_function.rpartition(':')[2]}"
             yield _Node(name, self._places[value], node.domain, tuple(node.input))
 
     def _values(self, name):

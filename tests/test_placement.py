@@ -5,6 +5,10 @@ the device. That is the same for every device target, so the placement is read f
 CPU.
 """
 
+import subprocess
+import sys
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -111,6 +115,14 @@ def test_it_is_printed_as_a_table():
         "4.00",
         "2.00",
     ]
+
+
+def test_the_documentation_shows_what_the_command_prints():
+    """The table of the larger net is made in the same way, but takes half a minute."""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, str(root / "examples" / "placement.py"), "lenet"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed == (root / "docs_en" / "placement_lenet.txt").read_text(encoding="utf-8")
 
 
 def test_a_cell_without_an_optimizer_is_refused():
