@@ -2,15 +2,19 @@
 # make test    runs the tests
 # make test-oldest   runs the tests of the contract with the oldest supported MindSpore
 # make lint    checks format and style        make format    mends what it can
+# make kernel  tests the native kernel alone, as two compilers build it
+# make sanitize   the same under the sanitizers of memory, undefined behaviour and threads
+# make aarch64    the same, built for aarch64 and run in an emulator: the same bits
+# make fuzz    calls the adapter with thousands of random and broken arguments
 # make bench   measures speed and memory on this machine
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
-CPP := $(wildcard mindspore_offload/csrc/*.h mindspore_offload/csrc/*.cc)
+CPP := $(wildcard mindspore_offload/csrc/*.h mindspore_offload/csrc/*.cc tests/kernel/*.cc)
 
-.PHONY: demo test test-oldest lint format bench clean
+.PHONY: demo test test-oldest lint format bench kernel sanitize aarch64 fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
 $(VENV)/stamp: $(SOURCES)
@@ -34,7 +38,8 @@ $(OLDEST)/stamp: $(SOURCES)
 
 test-oldest: $(OLDEST)/stamp
 	$(OLDEST)/bin/python -m pytest tests/test_contract.py tests/test_checkpoint.py tests/test_arguments.py \
-	    tests/test_update.py tests/test_life.py
+	    tests/test_update.py tests/test_writeback.py tests/test_life.py tests/test_placement.py \
+	    --deselect tests/test_placement.py::test_the_documentation_shows_what_the_command_prints
 
 lint: $(VENV)/stamp
 	$(BIN)/ruff check .
@@ -45,6 +50,37 @@ format: $(VENV)/stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+HARNESS := tests/kernel/harness.cc $(addprefix mindspore_offload/csrc/,half.cc isa.cc kernel.cc team.cc)
+FLAGS := @mindspore_offload/csrc/compile_flags.txt
+# Where a tool is missing the check is skipped, but not in continuous integration, where CI is set.
+needs = command -v $(1) > /dev/null || { echo "$@ is skipped: there is no $(1); $(2)"; test -z "$$CI"; exit $$?; }
+
+build/harness: $(HARNESS) $(CPP)
+	mkdir -p build
+	g++ $(FLAGS) -o $@ $(HARNESS)
+	$@ > $@.digest
+
+kernel: build/harness
+	@$(call needs,clang++,install clang); set -ex; \
+	clang++ $(FLAGS) -o build/harness-clang $(HARNESS); \
+	build/harness-clang | diff build/harness.digest -
+
+sanitize:
+	mkdir -p build
+	set -ex; for kind in address,undefined thread; do \
+	    g++ $(FLAGS) -O1 -g -fsanitize=$$kind -fno-sanitize-recover=all -o build/harness-$$kind $(HARNESS); \
+	    build/harness-$$kind; \
+	done
+
+aarch64: build/harness
+	@$(call needs,aarch64-linux-gnu-g++,install g++-aarch64-linux-gnu); \
+	$(call needs,qemu-aarch64,install qemu-user); set -ex; \
+	aarch64-linux-gnu-g++ $(FLAGS) -static -o build/harness-aarch64 $(HARNESS); \
+	qemu-aarch64 build/harness-aarch64 | diff build/harness.digest -
+
+fuzz: $(VENV)/stamp
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=campaign
 
 bench: $(VENV)/stamp
 	$(BIN)/python -m mindspore_offload bench

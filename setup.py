@@ -13,11 +13,7 @@ SOURCES = Path("mindspore_offload/csrc")
 # Without -fno-math-errno the compiler leaves the square root, and with it the whole loop, scalar. -ffp-contract=off
 # keeps every product and sum rounded on its own, so that all instruction sets give the same bits. There is no -march:
 # the library picks an instruction set at run time.
-FLAGS = [
-    *["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread"],
-    *["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"],
-    *["-Wall", "-Wextra", "-Wshadow"],
-]
+FLAGS = [*(SOURCES / "compile_flags.txt").read_text().split(), "-g0", "-fvisibility=hidden"]
 
 
 class BuildLibrary(build_ext):
@@ -74,7 +70,7 @@ setup(
         Extension(
             "mindspore_offload.libmindspore_offload",
             sources=sorted(str(path) for path in SOURCES.glob("*.cc")),
-            depends=sorted(str(path) for path in SOURCES.glob("*.h")),
+            depends=sorted(str(path) for pattern in ("*.h", "*.txt") for path in SOURCES.glob(pattern)),
             extra_compile_args=FLAGS,
             extra_link_args=["-pthread"],
             language="c++",

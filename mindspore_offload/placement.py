@@ -5,8 +5,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mindspore.common.api import _cell_graph_executor
 from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
+
+try:
+    from mindspore.graph.api import _cell_graph_executor
+except ImportError:  # before MindSpore 2.9
+    from mindspore.common.api import _cell_graph_executor
 
 # What only orders or groups values, and runs nowhere.
 _NO_OPERATION = {"Constant", "Load", "Depend", "UpdateState", "MakeTuple", "TupleGetItem"}

@@ -1,9 +1,15 @@
 """Graph mode for all tests, in a scratch folder: MindSpore writes what it compiles into the working directory."""
 
+import hypothesis
 import mindspore as ms
 import pytest
 
 from mindspore_offload import native_library
+
+# The same examples in every run of the tests, and new ones in every campaign of `make fuzz`.
+hypothesis.settings.register_profile("tests", max_examples=200, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("campaign", max_examples=5_000, deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

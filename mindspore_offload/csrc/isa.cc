@@ -4,6 +4,10 @@
 #include <cstring>
 #include <initializer_list>
 
+#ifdef MINDSPORE_OFFLOAD_HAS_AVX2
+#include <cpuid.h>
+#endif
+
 namespace mindspore_offload {
 namespace {
 
@@ -11,7 +15,8 @@ bool HasAvx2() {
 #ifdef MINDSPORE_OFFLOAD_HAS_AVX2
   // The compiler's run-time check looks at the CPU and at whether the operating system saves the wide registers.
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  unsigned eax, ebx, ecx, edx;
+  return __builtin_cpu_supports("avx2") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
 #else
   return false;
 #endif

@@ -190,7 +190,8 @@ class Case {
       const float direction = mode_.nesterov ? m * c.beta1 + (1.0f - c.beta1) * g : m;
       const float delta = -c.learning_rate * direction / (std::sqrt(v) + c.eps);
       const float updated = delta_only ? w : w + delta;
-      expected[i] = {updated, delta_only ? delta : 0.0f, m, v, mode_.IsHalf() ? ToBits(mode_.parameter, updated) : half};
+      expected[i] = {updated, delta_only ? delta : 0.0f, m, v,
+                     mode_.IsHalf() ? ToBits(mode_.parameter, updated) : half};
     }
     return expected;
   }
@@ -199,8 +200,8 @@ class Case {
     const uint16_t* half = mode_.assign && mode_.IsHalf() ? result_.data() : parameter_.data();
     for (size_t i = 0; i < size_; ++i) {
       const bool same = Same(weight_.data()[i], expected[i].weight) && Same(delta_.data()[i], expected[i].delta) &&
-                        Same(moment1_.data()[i], expected[i].moment1) && Same(moment2_.data()[i], expected[i].moment2) &&
-                        SameHalf(half[i], expected[i].half);
+                        Same(moment1_.data()[i], expected[i].moment1) &&
+                        Same(moment2_.data()[i], expected[i].moment2) && SameHalf(half[i], expected[i].half);
       Expect(same, what + ", element " + std::to_string(i) + " of " + std::to_string(size_));
     }
     const bool intact = weight_.Intact() && delta_.Intact() && moment1_.Intact() && moment2_.Intact() &&
@@ -239,7 +240,8 @@ std::vector<Mode> AllModes() {
   const Element types[] = {Element::kFloat32, Element::kFloat16, Element::kBFloat16};
   for (Element parameter : types) {
     for (Element gradient : types) {
-      for (int bits = 0; bits < 8; ++bits) modes.push_back({parameter, gradient, bits & 1, bits & 2, bits & 4});
+      for (int bits = 0; bits < 8; ++bits)
+        modes.push_back({parameter, gradient, (bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0});
     }
   }
   return modes;
@@ -247,9 +249,8 @@ std::vector<Mode> AllModes() {
 
 std::string NameOf(const Mode& mode, const std::string& isa) {
   const char* names[] = {"float32", "float16", "bfloat16"};
-  return isa + ", " + names[static_cast<int>(mode.parameter)] + ", gradient " +
-         names[static_cast<int>(mode.gradient)] + (mode.assign ? ", assign" : "") + (mode.decay ? ", decay" : "") +
-         (mode.nesterov ? ", nesterov" : "");
+  return isa + ", " + names[static_cast<int>(mode.parameter)] + ", gradient " + names[static_cast<int>(mode.gradient)] +
+         (mode.assign ? ", assign" : "") + (mode.decay ? ", decay" : "") + (mode.nesterov ? ", nesterov" : "");
 }
 
 void CheckUpdate(const Mode& mode, size_t size, size_t shift, const std::string& isa) {

@@ -1,0 +1,169 @@
+"""Random calls of the adapter: a good one computes Adam, a broken one returns an error and writes nothing.
+
+`make fuzz` runs a longer campaign.
+"""
+
+import ctypes
+
+import mindspore as ms
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import Oracle, assert_agrees
+from test_adapter import GOOD, coefficients
+from test_update import rounded
+
+from mindspore_offload import native_library
+from mindspore_offload.coefficients import COLUMNS
+
+TYPES = ("float32", "float16", "bfloat16")
+
+
+def to_bits(values, dtype):
+    """As the tensor of that dtype holds them: 16-bit values as uint16, which numpy has for all."""
+    if dtype == "float16":
+        return values.astype(np.float16).view(np.uint16)
+    if dtype == "bfloat16":
+        return (rounded(values, ms.bfloat16).view(np.uint32) >> 16).astype(np.uint16)
+    return values.copy()
+
+
+def from_bits(values, dtype):
+    if dtype == "float16":
+        return values.view(np.float16).astype(np.float32)
+    if dtype == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+class Call:
+    """A good call of one of the two functions for some parameters, and what it has to compute."""
+
+    def __init__(self, function, tensors, seed, nesterov, decay):
+        random = np.random.default_rng(seed)
+        self.function = function
+        self.kinds = [parameter for _, parameter, _ in tensors]
+        weights = [random.standard_normal(size).astype(np.float32) for size, _, _ in tensors]
+        gradients = [to_bits(random.standard_normal(size).astype(np.float32), g) for size, _, g in tensors]
+        self.parameters = [to_bits(weight, kind) for weight, kind in zip(weights, self.kinds)]
+        halves = [i for i, kind in enumerate(self.kinds) if kind != "float32"]
+        self.moment1 = [np.zeros(size, np.float32) for size, _, _ in tensors]
+        self.moment2 = [np.zeros(size, np.float32) for size, _, _ in tensors]
+        # Zeros, except where the parameter rounds to zero: the first step makes the parameter its master.
+        self.masters = [np.zeros(tensors[i][0], np.float32) for i in halves]
+        settings_ = {"learning_rate": 0.1, "use_nesterov": nesterov}
+        decays = decay and function == "AdamInPlace"  # the device adds it to what AdamAssign gets
+        self.oracles = Oracle(
+            [from_bits(p, kind) for p, kind in zip(self.parameters, self.kinds)],
+            weight_decay=0.01 if decays else 0.0,
+            **settings_,
+        )
+        self.oracles.step([from_bits(g, kind) for g, (_, _, kind) in zip(gradients, tensors)])
+
+        row = coefficients()
+        row[0, COLUMNS.index("learning_rate")] = self.oracles.rate()
+        row[0, COLUMNS.index("weight_decay")] = 0.01 if decays else 0.0
+        row[0, COLUMNS.index("nesterov")] = nesterov
+        rows = np.zeros(len(tensors), np.int32)
+        gradient_types = [g for _, _, g in tensors]
+        half_types = [self.kinds[i] for i in halves]
+        singles = ["float32"] * len(tensors)
+        self.results = [np.zeros_like(p) for p in self.parameters]
+        if function == "AdamInPlace":
+            self.arrays = [row, rows, *self.parameters, *self.moment1, *self.moment2, *gradients, *self.masters]
+            types = [*self.kinds, *singles, *singles, *gradient_types, *["float32"] * len(halves)]
+            self.arrays.append(np.zeros(1, np.float32))
+            types.append("float32")
+        else:
+            read = [self.parameters[i] for i in halves]
+            self.arrays = [row, rows, *self.moment1, *self.moment2, *gradients, *read, *self.masters, *self.results]
+            types = [*singles, *singles, *gradient_types, *half_types, *["float32"] * len(halves), *self.kinds]
+        self.types = ["float32", "int32", *types]
+        self.shapes = [list(array.shape) for array in self.arrays]
+        self.pointers = [array.ctypes.data for array in self.arrays]
+
+    def launch(self):
+        count = len(self.pointers)
+        shapes = [(ctypes.c_int64 * len(shape))(*shape) for shape in self.shapes]
+        pointer = ctypes.POINTER(ctypes.c_int64)
+        return native_library.load()[self.function](
+            count,
+            (ctypes.c_void_p * count)(*self.pointers),
+            (ctypes.c_int * count)(*[len(shape) for shape in self.shapes]),
+            (pointer * count)(*[ctypes.cast(shape, pointer) for shape in shapes]),
+            (ctypes.c_char_p * count)(*[None if t is None else t.encode() for t in self.types]),
+            None,
+            None,
+        )
+
+    def check(self):
+        masters = iter(self.masters)
+        weights = []
+        for i, kind in enumerate(self.kinds):
+            result = self.results[i] if self.function == "AdamAssign" else self.parameters[i]
+            if kind == "float32":
+                weights.append(result if self.function == "AdamInPlace" else self.parameters[i] + result)
+            else:
+                weights.append(next(masters))
+                np.testing.assert_array_equal(from_bits(result, kind), rounded(weights[-1], getattr(ms, kind)))
+        assert_agrees(self.oracles, weights, self.moment1, self.moment2)
+
+
+calls = st.builds(
+    Call,
+    st.sampled_from(["AdamInPlace", "AdamAssign"]),
+    st.lists(st.tuples(st.integers(1, 40), st.sampled_from(TYPES), st.sampled_from(TYPES)), min_size=1, max_size=5),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(calls)
+def test_good_calls_compute_adam(call):
+    assert call.launch() == GOOD
+    call.check()
+
+
+def is_token(call, index):
+    return call.function == "AdamInPlace" and index == len(call.arrays) - 1
+
+
+WAYS = ["type", "no-type", "pointer", "size", "huge", "negative", "row", "drop", "repeat"]
+
+
+@given(calls, st.data())
+def test_broken_calls_write_nothing(call, data):
+    """Broken in one place, in a way that no good call can look like."""
+    index = data.draw(st.integers(0, len(call.arrays) - 1).filter(lambda i: not is_token(call, i)))
+    how = data.draw(
+        st.sampled_from(["type", "no-type", "pointer", "size", "huge", "negative", "row", "drop", "repeat"])
+    )
+    if how == "type":
+        call.types[index] = data.draw(st.sampled_from(["float64", "int64", "bool", "", "float3", "float32x"]))
+    elif how == "no-type":
+        call.types[index] = None
+    elif how == "pointer":
+        call.pointers[index] = None
+    elif how == "size":
+        # Of the coefficients any other width; a multiple of it would be more rows.
+        call.shapes[index][-1] += data.draw(st.integers(1, 6))
+    elif how == "huge":
+        call.shapes[index] = data.draw(st.sampled_from([[2**31], [2**62, 2**62], [2**32, 2**32], [2**63 - 1]]))
+        if index == 0:
+            call.shapes[0].append(3)
+    elif how == "negative":
+        call.shapes[index][0] = -data.draw(st.integers(0, 5))
+    elif how in ("drop", "repeat"):
+        for values in (call.pointers, call.types, call.shapes):
+            if how == "drop":
+                del values[index]
+            else:
+                values.insert(index, values[index])
+    else:
+        rows = call.arrays[1]
+        rows[data.draw(st.integers(0, len(rows) - 1))] = data.draw(st.sampled_from([-1, 1, 2**31 - 1, -(2**31)]))
+    before = [array.copy() for array in call.arrays]
+    assert call.launch() != GOOD
+    for array, value in zip(call.arrays, before):
+        np.testing.assert_array_equal(array, value)
