@@ -1,7 +1,9 @@
 """Finds the native library, and explains what to do where it can't be used."""
 
+import contextlib
 import ctypes
 import functools
+import math
 import os
 import platform
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 PATH = Path(__file__).resolve().parent / "libmindspore_offload.so"
 
 MAX_THREADS = 1024
+
+CGROUP = Path("/sys/fs/cgroup")
 
 _REBUILD = "install a C++ compiler (g++ or clang++) and reinstall mindspore_offload"
 
@@ -23,7 +27,7 @@ def load():
 
     Its instruction set and its number of threads are then those that the environment asks for: MINDSPORE_OFFLOAD_ISA,
     else the best that this machine runs; MINDSPORE_OFFLOAD_THREADS, else OMP_NUM_THREADS, else the cores that this
-    process may use.
+    process may use: its affinity and its container's limit, shared with the other workers of `msrun`.
 
     Raises:
         NativeLibraryError: If it is missing, is not for this machine, is outside MindSpore's white list, or if one of
@@ -70,8 +74,34 @@ def _set_threads(library):
             f"set it to one or unset it"
         )
     wanted = wanted or os.environ.get("OMP_NUM_THREADS", "")
-    if _is_thread_count(wanted):  # OMP_NUM_THREADS may also be a list, which is not for us
-        library.MindsporeOffloadSetThreads(int(wanted))
+    if not _is_thread_count(wanted):  # OMP_NUM_THREADS may also be a list, which is not for us
+        wanted = max(1, _allowed_cores() // _local_workers())
+    library.MindsporeOffloadSetThreads(int(wanted))
+
+
+def _allowed_cores():
+    """The cores that this process may run on, or those that its container may use the time of."""
+    cores = len(os.sched_getaffinity(0))
+    for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+            words = (CGROUP / quota).read_text().split()
+            words += (CGROUP / period).read_text().split() if period else []
+            if int(words[0]) > 0:
+                cores = min(cores, math.ceil(int(words[0]) / int(words[1])))
+    return max(1, cores)
+
+
+def _local_workers():
+    """How many workers `msrun` started on this machine: they share its cores. 1 without msrun."""
+    if os.environ.get("MS_ROLE") != "MS_WORKER":
+        return 1
+    parent = os.getppid()
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        environments = [Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children]
+    except OSError:
+        return 1
+    return max(1, sum(b"MS_ROLE=MS_WORKER" in environment for environment in environments))
 
 
 def _is_thread_count(text):

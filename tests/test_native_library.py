@@ -154,3 +154,51 @@ def test_installs_and_trains_without_a_compiler(tmp_path):
     )
     assert float(run.stdout.splitlines()[-1]) == pytest.approx(0.5)
     assert "does not exist" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({}, 64),
+    ],
+    ids=["one-and-a-half", "half", "unlimited", "version-1", "version-1-unlimited", "no-cgroup"],
+)
+def test_the_limit_of_a_container(files, threads, tmp_path, fresh_library):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    fresh_library.setattr(native_library, "CGROUP", tmp_path)
+    fresh_library.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    for name in ("MINDSPORE_OFFLOAD_THREADS", "OMP_NUM_THREADS"):
+        fresh_library.delenv(name, raising=False)
+    assert native_library.load().MindsporeOffloadThreads() == threads
+
+
+# As `msrun` starts its workers: children of one process, which have their role in the environment.
+START_WORKERS = """
+import os, subprocess, sys
+code = '''
+import time
+from mindspore_offload import native_library
+time.sleep(1)
+native_library.CGROUP = native_library.Path("none")
+native_library.os.sched_getaffinity = lambda process: set(range(12))
+print(native_library.load().MindsporeOffloadThreads())
+'''
+roles = ["MS_SCHED", "MS_WORKER", "MS_WORKER", "MS_WORKER"]
+started = [subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "MS_ROLE": role}) for role in roles]
+sys.exit(max(process.wait() for process in started))
+"""
+
+
+def test_workers_on_one_machine_share_its_cores():
+    environment = {k: v for k, v in os.environ.items() if k not in ("MINDSPORE_OFFLOAD_THREADS", "OMP_NUM_THREADS")}
+    output = subprocess.run(
+        [sys.executable, "-c", START_WORKERS], check=True, capture_output=True, text=True, env=environment
+    )
+    assert sorted(output.stdout.split()) == ["12", "4", "4", "4"]

@@ -2,7 +2,6 @@
 
 #include <fenv.h>
 #include <pthread.h>
-#include <sched.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -13,15 +12,8 @@
 namespace mindspore_offload {
 namespace {
 
-size_t AllowedCores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-  const size_t cores = std::thread::hardware_concurrency();  // more cores than cpu_set_t holds, or unknown
-  return cores > 0 ? cores : 1;
-}
-
 std::atomic<size_t>& Size() {
-  static std::atomic<size_t> size{AllowedCores()};
+  static std::atomic<size_t> size{1};
   return size;
 }
 

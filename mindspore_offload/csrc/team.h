@@ -8,8 +8,7 @@
 
 namespace mindspore_offload {
 
-// Threads that work on an operation, its caller included: what SetTeamSize said, else the cores that this process may
-// run on.
+// Threads that work on an operation, its caller included: what SetTeamSize said, else 1.
 size_t TeamSize();
 
 // Holds from the next operation on.
