@@ -1,6 +1,7 @@
 # make demo    trains a network on real digits, next to MindSpore's own optimizers
 # make test    runs the tests
-# make test-oldest   runs the tests of the contract with the oldest supported MindSpore
+# make dist    builds the wheel, for every Linux that is not older than this one
+# make test-oldest   runs the tests of the contract on that wheel, with the oldest supported MindSpore
 # make lint    checks format and style        make format    mends what it can
 # make kernel  tests the native kernel alone, as two compilers build it
 # make sanitize   the same under the sanitizers of memory, undefined behaviour and threads
@@ -14,13 +15,13 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP := $(wildcard mindspore_offload/csrc/*.h mindspore_offload/csrc/*.cc tests/kernel/*.cc)
 
-.PHONY: demo test test-oldest lint format bench kernel sanitize aarch64 fuzz clean
+.PHONY: demo test test-oldest lint format bench dist kernel sanitize aarch64 fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
 $(VENV)/stamp: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint,examples]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dist,lint,examples]'
 	touch $@
 
 demo: $(VENV)/stamp
@@ -29,16 +30,24 @@ demo: $(VENV)/stamp
 test: $(VENV)/stamp
 	$(BIN)/python -m pytest
 
+# The library needs nothing that is not on every Linux of the tag that auditwheel finds for it.
+dist: $(VENV)/stamp
+	rm -rf dist build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+
 OLDEST := .venv-oldest
-$(OLDEST)/stamp: $(SOURCES)
+$(OLDEST)/stamp: pyproject.toml Makefile
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' 'mindspore==2.7.0'
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check '.[test]' 'mindspore==2.7.0'
 	touch $@
 
-test-oldest: $(OLDEST)/stamp
-	$(OLDEST)/bin/python -m pytest tests/test_contract.py tests/test_checkpoint.py tests/test_arguments.py \
-	    tests/test_update.py tests/test_writeback.py tests/test_life.py tests/test_placement.py \
+# From inside tests/, so that the package is the installed wheel and not the folder beside it.
+test-oldest: dist $(OLDEST)/stamp
+	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
+	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. test_contract.py test_checkpoint.py \
+	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py \
 	    --deselect tests/test_placement.py::test_the_documentation_shows_what_the_command_prints
 
 lint: $(VENV)/stamp
@@ -86,4 +95,4 @@ bench: $(VENV)/stamp
 	$(BIN)/python -m mindspore_offload bench
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build output *.egg-info mindspore_offload/*.so
+	rm -rf $(VENV) $(OLDEST) build dist output *.egg-info mindspore_offload/*.so

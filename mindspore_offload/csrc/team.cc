@@ -17,8 +17,8 @@ std::atomic<size_t>& Size() {
   return size;
 }
 
-// MindSpore has subnormal numbers flushed to zero on some of its threads and not on others, and a new thread does as the
-// one that started it. While this lives, its thread computes as IEEE 754 says, as do all threads on every machine.
+// MindSpore has subnormal numbers flushed to zero on some of its threads and not on others, and a new thread does as
+// the one that started it. While this lives, its thread computes as IEEE 754 says, as do all threads on every machine.
 class IeeeArithmetic {
  public:
   IeeeArithmetic() {
