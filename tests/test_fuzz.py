@@ -136,9 +136,9 @@ WAYS = ["type", "no-type", "pointer", "size", "huge", "negative", "row", "drop",
 def test_broken_calls_write_nothing(call, data):
     """Broken in one place, in a way that no good call can look like."""
     index = data.draw(st.integers(0, len(call.arrays) - 1).filter(lambda i: not is_token(call, i)))
-    how = data.draw(
-        st.sampled_from(["type", "no-type", "pointer", "size", "huge", "negative", "row", "drop", "repeat"])
-    )
+    # With a 16-bit parameter, one argument less or more can be a good call for other parameters.
+    can_count = all(kind == "float32" for kind in call.kinds)
+    how = data.draw(st.sampled_from(WAYS if can_count else WAYS[:-2]))
     if how == "type":
         call.types[index] = data.draw(st.sampled_from(["float64", "int64", "bool", "", "float3", "float32x"]))
     elif how == "no-type":
