@@ -27,8 +27,11 @@ $(VENV)/stamp: $(SOURCES)
 demo: $(VENV)/stamp
 	$(BIN)/python examples/digits.py
 
+# Most of the time is MindSpore compiling graphs, on one core: a file of tests a process, two at once.
+PARALLEL := --numprocesses 2 --dist loadfile
+
 test: $(VENV)/stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # The library needs nothing that is not on every Linux of the tag that auditwheel finds for it.
 dist: $(VENV)/stamp
@@ -46,7 +49,7 @@ $(OLDEST)/stamp: pyproject.toml Makefile
 # From inside tests/, so that the package is the installed wheel and not the folder beside it.
 test-oldest: dist $(OLDEST)/stamp
 	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
-	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. test_contract.py test_checkpoint.py \
+	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. $(PARALLEL) test_contract.py test_checkpoint.py \
 	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py \
 	    --deselect tests/test_placement.py::test_the_documentation_shows_what_the_command_prints
 
