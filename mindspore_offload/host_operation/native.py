@@ -16,19 +16,26 @@ _write = C.MultitypeFuncGraph("write")
 _WRITTEN = ("parameter", "moment1", "moment2", "master")
 
 
-class NativeInPlace(nn.Cell):
-    """Writes the parameters of a bucket in host memory. See `mindspore_offload.host_operation` for the interface."""
+class _Native(nn.Cell):
+    """What both writebacks give to the library."""
 
-    def __init__(self, bucket, use_locking, use_nesterov, unscale):
+    def __init__(self, bucket):
         super().__init__(auto_prefix=False)
-        # The library runs one operation after the other in any case, and takes the rest from the coefficients.
-        del use_locking, use_nesterov, unscale
         self.start, self.stop = bucket.start, bucket.stop
         self.rows = Tensor(np.array(bucket.rows, np.int32))
         self.parameters = ParameterTuple(bucket.parameters)
         self.moment1 = ParameterTuple(bucket.moment1)
         self.moment2 = ParameterTuple(bucket.moment2)
-        _, self.masters = _halves(bucket)
+        self.halves, self.masters = _halves(bucket)
+
+
+class NativeInPlace(_Native):
+    """Writes the parameters of a bucket in host memory. See `mindspore_offload.host_operation` for the interface."""
+
+    def __init__(self, bucket, use_locking, use_nesterov, unscale):
+        super().__init__(bucket)
+        # The library runs one operation after the other in any case, and takes the rest from the coefficients.
+        del use_locking, use_nesterov, unscale
         tensors = len(bucket.parameters)
         names = _names(parameter=tensors, moment1=tensors, moment2=tensors, gradient=tensors, master=len(self.masters))
         # An attribute of its own: side effects of an operation that is taken out of a tuple are not seen, and lost.
@@ -46,18 +53,12 @@ class NativeInPlace(nn.Cell):
         )
 
 
-class NativeAssign(nn.Cell):
+class NativeAssign(_Native):
     """Returns what the device then writes. See `mindspore_offload.host_operation` for the interface."""
 
     def __init__(self, bucket, use_locking, use_nesterov, unscale):
-        super().__init__(auto_prefix=False)
+        super().__init__(bucket)
         del use_locking, use_nesterov, unscale
-        self.start, self.stop = bucket.start, bucket.stop
-        self.rows = Tensor(np.array(bucket.rows, np.int32))
-        self.parameters = ParameterTuple(bucket.parameters)
-        self.moment1 = ParameterTuple(bucket.moment1)
-        self.moment2 = ParameterTuple(bucket.moment2)
-        self.halves, self.masters = _halves(bucket)
         tensors, halves = len(bucket.parameters), len(self.masters)
         names = _names(moment1=tensors, moment2=tensors, gradient=tensors, half=halves, master=halves)
         # An output of no dimension would be taken for a number, so it gets one.
