@@ -64,3 +64,11 @@ def test_states_have_no_memory_before_the_first_step():
     assert sum(moment.nbytes for moment in (*optimizer.moment1, *optimizer.moment2)) == 128 * 2**20
     assert grown < 16 * 2**20
     assert not optimizer.moment1[0].asnumpy().any()
+
+
+def test_large_states_of_a_parameter_start_at_different_places_of_a_page():
+    """So that a step does not walk through the same sets of the first cache in all of them at once."""
+    parameter = Parameter(Tensor(np.zeros(2**20), ms.float16), name="weight")
+    optimizer = AdamOffload([parameter])
+    states = (optimizer.moment1[0], optimizer.moment2[0], optimizer.master[0])
+    assert len({state.data_ptr() % 4096 for state in states}) == 3
