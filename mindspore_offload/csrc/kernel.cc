@@ -1,6 +1,7 @@
 #include "kernel.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "team.h"
 #include "update.h"
@@ -12,45 +13,82 @@ namespace {
 // enough, at some 60 microseconds, that the threads end together. Runs of an eighth of this cost up to 10 % more.
 constexpr size_t kChunk = size_t{1} << 17;
 
-using RangeFunction = void (*)(const AdamCoefficients&, const AdamTensors&, size_t, size_t);
+// One instruction set's functions of update.h.
+struct Functions {
+  void (*update)(const AdamCoefficients&, const AdamTensors&, size_t, size_t);
+  double (*sum_squares)(Element, const void*, size_t, size_t);
+};
 
 void UpdateBaseline(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
   UpdateRange<PlainConversion>(c, t, begin, end);
+}
+
+double SumSquaresBaseline(Element type, const void* gradient, size_t begin, size_t end) {
+  return SumSquaresOfRange<PlainConversion>(type, gradient, begin, end);
 }
 
 #ifdef MINDSPORE_OFFLOAD_HAS_AVX2
 TARGET_AVX2 void UpdateAvx2(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
   UpdateRange<Avx2Conversion>(c, t, begin, end);
 }
+
+TARGET_AVX2 double SumSquaresAvx2(Element type, const void* gradient, size_t begin, size_t end) {
+  return SumSquaresOfRange<Avx2Conversion>(type, gradient, begin, end);
+}
 #endif
 
-RangeFunction ActiveFunction() {
+Functions ActiveFunctions() {
 #ifdef MINDSPORE_OFFLOAD_HAS_AVX2
-  if (ActiveIsa() == Isa::kAvx2) return UpdateAvx2;
+  if (ActiveIsa() == Isa::kAvx2) return {UpdateAvx2, SumSquaresAvx2};
 #endif
-  return UpdateBaseline;
+  return {UpdateBaseline, SumSquaresBaseline};
 }
 
-}  // namespace
+size_t SizeOf(const BucketItem& item) { return item.tensors.size; }
+size_t SizeOf(const Gradient& gradient) { return gradient.size; }
 
-void UpdateBucket(const std::vector<BucketItem>& bucket) {
-  // ends[i] is where tensor i ends when the tensors are laid end to end.
+// Cuts tensors, laid end to end, into chunks for the team, and calls work(chunk, tensor, begin, end) for every part of
+// a tensor in a chunk.
+template <class Tensor, class Work>
+void RunParts(const std::vector<Tensor>& tensors, const Work& work) {
+  // ends[i] is where tensor i ends.
   std::vector<size_t> ends;
   size_t total = 0;
-  for (const BucketItem& item : bucket) ends.push_back(total += item.tensors.size);
+  for (const Tensor& tensor : tensors) ends.push_back(total += SizeOf(tensor));
 
-  const RangeFunction update = ActiveFunction();
   RunChunks((total + kChunk - 1) / kChunk, [&](size_t chunk) {
     const size_t stop = std::min(total, (chunk + 1) * kChunk);
     size_t at = chunk * kChunk;
     size_t i = std::upper_bound(ends.begin(), ends.end(), at) - ends.begin();
     for (; at < stop; ++i) {
-      const size_t start = ends[i] - bucket[i].tensors.size;
+      const size_t start = ends[i] - SizeOf(tensors[i]);
       const size_t end = std::min(stop, ends[i]);
-      update(bucket[i].coefficients, bucket[i].tensors, at - start, end - start);
+      work(chunk, tensors[i], at - start, end - start);
       at = end;
     }
   });
+}
+
+}  // namespace
+
+void UpdateBucket(const std::vector<BucketItem>& bucket) {
+  const auto update = ActiveFunctions().update;
+  RunParts(bucket, [&](size_t, const BucketItem& item, size_t begin, size_t end) {
+    update(item.coefficients, item.tensors, begin, end);
+  });
+}
+
+float GlobalNorm(const std::vector<Gradient>& gradients) {
+  const auto sum_squares = ActiveFunctions().sum_squares;
+  size_t total_size = 0;
+  for (const Gradient& gradient : gradients) total_size += gradient.size;
+  std::vector<double> sums(total_size / kChunk + 1);  // of each chunk
+  RunParts(gradients, [&](size_t chunk, const Gradient& gradient, size_t begin, size_t end) {
+    sums[chunk] += sum_squares(gradient.type, gradient.data, begin, end);
+  });
+  double sum_of_all = 0;
+  for (double sum : sums) sum_of_all += sum;
+  return static_cast<float>(std::sqrt(sum_of_all));
 }
 
 }  // namespace mindspore_offload

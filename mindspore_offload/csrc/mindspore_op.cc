@@ -1,6 +1,7 @@
 // What the library exports: the operation in the form that MindSpore's ops.Custom(func_type="aot") launches, and a
 // few questions that the Python side asks through ctypes. No MindSpore header is needed for either.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -44,6 +45,11 @@ struct Launch {
     return *element != Element::kBFloat16 || HasType(i, "bfloat16");
   }
 
+  bool HasNullTable() const { return data == nullptr || ndims == nullptr || shapes == nullptr || dtypes == nullptr; }
+
+  // Whether one of the first `used` arguments is a null pointer.
+  bool HasNull(int used) const { return std::find(data, data + used, nullptr) != data + used; }
+
   float* Floats(int i) const { return static_cast<float*>(data[i]); }
 
   // Elements of argument i, or 0 if its shape is not one of a tensor with elements.
@@ -60,7 +66,7 @@ struct Launch {
 enum class Writeback { kInPlace, kAssign };
 
 constexpr int kLeading = 2;  // coefficients and rows, before the tensors
-constexpr size_t kColumns = 7;
+constexpr size_t kColumns = 10;
 static_assert(sizeof(AdamCoefficients) == kColumns * sizeof(float), "a row of the coefficient tensor");
 
 // Where the tensors of parameter i of a bucket are among the arguments; -1 for what this writeback does not have.
@@ -132,9 +138,7 @@ Status ReadTensors(const Launch& launch, const Places& at, Element parameter_typ
 
 Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketItem>* bucket) {
   if (launch.count <= kLeading) return kBadCount;
-  if (launch.data == nullptr || launch.ndims == nullptr || launch.shapes == nullptr || launch.dtypes == nullptr) {
-    return kBadPointer;
-  }
+  if (launch.HasNullTable()) return kBadPointer;
   if (!launch.IsFloat32(0) || !launch.HasType(1, "int32")) return kBadType;
   const size_t floats = launch.Size(0);
   if (floats == 0 || floats % kColumns != 0) return kBadShape;
@@ -151,9 +155,7 @@ Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketI
   }
   if (launch.count != layout.Inputs() + layout.Outputs()) return kBadCount;
   const int used = writeback == Writeback::kInPlace ? layout.Inputs() : launch.count;  // a token is never written
-  for (int i = 0; i < used; ++i) {
-    if (launch.data[i] == nullptr) return kBadPointer;
-  }
+  if (launch.HasNull(used)) return kBadPointer;
 
   const auto* coefficients = static_cast<const AdamCoefficients*>(launch.data[0]);
   const auto* rows = static_cast<const int32_t*>(launch.data[1]);
@@ -169,7 +171,24 @@ Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketI
   return kOk;
 }
 
-int Run(const Launch& launch, Writeback writeback) try {
+Status ReadGradients(const Launch& launch, std::vector<Gradient>* gradients) {
+  if (launch.count < 2) return kBadCount;
+  if (launch.HasNullTable() || launch.HasNull(launch.count)) return kBadPointer;
+  const int output = launch.count - 1;
+  if (!launch.IsFloat32(output)) return kBadType;
+  if (launch.Size(output) != 1) return kBadShape;
+  gradients->resize(output);
+  for (int i = 0; i < output; ++i) {
+    Gradient& gradient = (*gradients)[i];
+    if (!launch.ReadElement(i, &gradient.type)) return kBadType;
+    gradient.data = launch.data[i];
+    gradient.size = launch.Size(i);
+    if (gradient.size == 0) return kBadShape;
+  }
+  return kOk;
+}
+
+int RunUpdate(const Launch& launch, Writeback writeback) try {
   std::vector<BucketItem> bucket;
   const Status status = ReadBucket(launch, writeback, &bucket);
   if (status == kOk) UpdateBucket(bucket);
@@ -178,22 +197,37 @@ int Run(const Launch& launch, Writeback writeback) try {
   return kNoMemory;
 }
 
+int RunNorm(const Launch& launch) try {
+  std::vector<Gradient> gradients;
+  const Status status = ReadGradients(launch, &gradients);
+  if (status == kOk) *launch.Floats(launch.count - 1) = GlobalNorm(gradients);
+  return status;
+} catch (const std::bad_alloc&) {
+  return kNoMemory;
+}
+
 }  // namespace
 }  // namespace mindspore_offload
 
-// Inputs of both: coefficients (rows, 7) float32; the row of each tensor (tensors,) int32; then lists of tensors. Here:
-// the parameters, their first moments, their second moments, their gradients, and the masters of those parameters that
-// have 16 bits. Output: a token that orders the operation in the graph.
+// Inputs of both updates: coefficients (rows, 10) float32; the row of each tensor (tensors,) int32; then lists of
+// tensors. Here: the parameters, their first moments, their second moments, their gradients, and the masters of those
+// parameters that have 16 bits. Output: a token that orders the operation in the graph.
 EXPORT int AdamInPlace(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
                        void* /*extra*/) {
-  return mindspore_offload::Run({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kInPlace);
+  return mindspore_offload::RunUpdate({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kInPlace);
 }
 
 // The first moments, the second moments, the gradients, then those parameters that have 16 bits, and their masters.
 // Outputs: of each float32 parameter what is to be added to it, of each other one its new value.
 EXPORT int AdamAssign(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
                       void* /*extra*/) {
-  return mindspore_offload::Run({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kAssign);
+  return mindspore_offload::RunUpdate({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kAssign);
+}
+
+// Inputs: gradients. Output: the norm of all of them together, (1,) float32.
+EXPORT int GradientNorm(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
+                        void* /*extra*/) {
+  return mindspore_offload::RunNorm({count, data, ndims, shapes, dtypes});
 }
 
 EXPORT const char* MindsporeOffloadIsa() { return mindspore_offload::IsaName(mindspore_offload::ActiveIsa()); }

@@ -1,4 +1,4 @@
-// The update of a part of one parameter of any element type: 16-bit elements are widened and rounded a block at a time
+// What is done with a part of one tensor of any element type: 16-bit elements are widened and rounded a block at a time
 // around the float32 arithmetic of adam.h.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_UPDATE_H_
@@ -35,24 +35,39 @@ ALWAYS_INLINE void UpdateMasters(const AdamCoefficients& c, const AdamTensors& t
   Conversion::Narrow(t.weight + begin, static_cast<Half*>(t.rounded) + begin, size);
 }
 
-// The gradient of a block as float32: itself, or widened into `buffer`.
+// Elements of a gradient as float32: themselves, or widened into `buffer`, which holds a block.
 template <class Conversion>
-ALWAYS_INLINE const float* WideGradient(const AdamTensors& t, size_t begin, float* buffer, size_t size) {
-  switch (t.gradient_type) {
+ALWAYS_INLINE const float* WideGradient(Element type, const void* gradient, size_t begin, float* buffer, size_t size) {
+  switch (type) {
     case Element::kFloat16:
-      Conversion::Widen(static_cast<const Float16*>(t.gradient) + begin, buffer, size);
+      Conversion::Widen(static_cast<const Float16*>(gradient) + begin, buffer, size);
       return buffer;
     case Element::kBFloat16:
-      Conversion::Widen(static_cast<const BFloat16*>(t.gradient) + begin, buffer, size);
+      Conversion::Widen(static_cast<const BFloat16*>(gradient) + begin, buffer, size);
       return buffer;
     default:
-      return static_cast<const float*>(t.gradient) + begin;
+      return static_cast<const float*>(gradient) + begin;
+  }
+}
+
+// A step that is not taken. What is returned says so: the difference that changes no weight, -0 included, or the
+// parameter as it is.
+ALWAYS_INLINE void KeepRange(const AdamTensors& t, size_t begin, size_t end) {
+  if (t.weight == nullptr) {
+    std::fill(t.delta + begin, t.delta + end, -0.0f);
+  } else if (t.parameter_type != Element::kFloat32 && t.rounded != t.parameter) {
+    std::copy(static_cast<const uint16_t*>(t.parameter) + begin, static_cast<const uint16_t*>(t.parameter) + end,
+              static_cast<uint16_t*>(t.rounded) + begin);
   }
 }
 
 // Updates the elements [begin, end) of one parameter.
 template <class Conversion>
 ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
+  if (c.skip != 0.0f) {
+    KeepRange(t, begin, end);
+    return;
+  }
   if (t.parameter_type == Element::kFloat32 && t.gradient_type == Element::kFloat32) {
     UpdateFloats(c, t, begin, static_cast<const float*>(t.gradient) + begin, end - begin);
     return;
@@ -60,7 +75,7 @@ ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, 
   float buffer[kBlock];
   for (size_t i = begin; i < end; i += kBlock) {
     const size_t size = std::min(kBlock, end - i);
-    const float* gradient = WideGradient<Conversion>(t, i, buffer, size);
+    const float* gradient = WideGradient<Conversion>(t.gradient_type, t.gradient, i, buffer, size);
     switch (t.parameter_type) {
       case Element::kFloat16:
         UpdateMasters<Conversion, Float16>(c, t, i, gradient, size);
@@ -72,6 +87,27 @@ ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, 
         UpdateFloats(c, t, i, gradient, size);
     }
   }
+}
+
+// Adds the squares of the elements [begin, end) of a gradient. A square of a float32 is exact in float64, and the lanes
+// are those of the widest vector, so that every instruction set adds in the same order.
+template <class Conversion>
+ALWAYS_INLINE double SumSquaresOfRange(Element type, const void* gradient, size_t begin, size_t end) {
+  constexpr size_t kLanes = 16;
+  double lanes[kLanes] = {};
+  float buffer[kBlock];
+  for (size_t i = begin; i < end; i += kBlock) {
+    const size_t size = std::min(kBlock, end - i);
+    const float* g = WideGradient<Conversion>(type, gradient, i, buffer, size);
+    size_t j = 0;
+    for (; j + kLanes <= size; j += kLanes) {
+      for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += static_cast<double>(g[j + lane]) * g[j + lane];
+    }
+    for (; j < size; ++j) lanes[j % kLanes] += static_cast<double>(g[j]) * g[j];
+  }
+  double sum = 0;
+  for (double lane : lanes) sum += lane;
+  return sum;
 }
 
 }  // namespace mindspore_offload

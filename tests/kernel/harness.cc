@@ -105,13 +105,25 @@ class Guarded {
 
 struct Mode {
   Element parameter, gradient;
-  bool assign, decay, nesterov;
+  bool assign;
+  Decay decay;
+  bool nesterov;
 
   bool IsHalf() const { return parameter != Element::kFloat32; }
 };
 
 AdamCoefficients CoefficientsOf(const Mode& mode) {
-  return {0.01f, mode.decay ? 0.1f : 0.0f, 0.9f, 0.999f, 1e-8f, 1.0f / 3, mode.nesterov ? 1.0f : 0.0f};
+  AdamCoefficients c{};
+  c.learning_rate = 0.01f;
+  c.weight_decay = mode.decay == Decay::kL2 ? 0.1f : 0.0f;
+  c.decoupled_decay = mode.decay == Decay::kDecoupled ? 0.003f : 0.0f;
+  c.eps = 1e-8f;
+  c.clip = 0.7f;
+  c.beta1 = 0.9f;
+  c.beta2 = 0.999f;
+  c.gradient_scale = 1.0f / 3;
+  c.nesterov = mode.nesterov ? 1.0f : 0.0f;
+  return c;
 }
 
 // One parameter with all that its update reads and writes, and what each has to be afterwards.
@@ -183,7 +195,9 @@ class Case {
       float g = mode_.gradient == Element::kFloat32 ? gradient_.data()[i]
                                                     : FromBits(mode_.gradient, half_gradient_.data()[i]);
       const bool delta_only = mode_.assign && !mode_.IsHalf();
-      if (mode_.decay && !delta_only) g += w * c.weight_decay;
+      if (!delta_only || mode_.decay != Decay::kL2) g *= c.clip;
+      if (mode_.decay == Decay::kL2 && !delta_only) g += w * c.weight_decay;
+      if (mode_.decay == Decay::kDecoupled && !delta_only) w -= w * c.decoupled_decay;
       g *= c.gradient_scale;
       const float m = moment1_.data()[i] * c.beta1 + (1.0f - c.beta1) * g;
       const float v = moment2_.data()[i] * c.beta2 + (1.0f - c.beta2) * g * g;
@@ -192,6 +206,16 @@ class Case {
       const float updated = delta_only ? w : w + delta;
       expected[i] = {updated, delta_only ? delta : 0.0f, m, v,
                      mode_.IsHalf() ? ToBits(mode_.parameter, updated) : half};
+    }
+    return expected;
+  }
+
+  // What it stands for if nothing happens to it.
+  std::vector<Values> Untouched() {
+    std::vector<Values> expected(size_);
+    for (size_t i = 0; i < size_; ++i) {
+      const float delta = mode_.assign && !mode_.IsHalf() ? -0.0f : 0.0f;
+      expected[i] = {weight_.data()[i], delta, moment1_.data()[i], moment2_.data()[i], parameter_.data()[i]};
     }
     return expected;
   }
@@ -240,8 +264,10 @@ std::vector<Mode> AllModes() {
   const Element types[] = {Element::kFloat32, Element::kFloat16, Element::kBFloat16};
   for (Element parameter : types) {
     for (Element gradient : types) {
-      for (int bits = 0; bits < 8; ++bits)
-        modes.push_back({parameter, gradient, (bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0});
+      for (Decay decay : {Decay::kNone, Decay::kL2, Decay::kDecoupled}) {
+        for (int bits = 0; bits < 4; ++bits)
+          modes.push_back({parameter, gradient, (bits & 1) != 0, decay, (bits & 2) != 0});
+      }
     }
   }
   return modes;
@@ -249,8 +275,9 @@ std::vector<Mode> AllModes() {
 
 std::string NameOf(const Mode& mode, const std::string& isa) {
   const char* names[] = {"float32", "float16", "bfloat16"};
+  const char* decays[] = {"", ", L2 decay", ", decoupled decay"};
   return isa + ", " + names[static_cast<int>(mode.parameter)] + ", gradient " + names[static_cast<int>(mode.gradient)] +
-         (mode.assign ? ", assign" : "") + (mode.decay ? ", decay" : "") + (mode.nesterov ? ", nesterov" : "");
+         (mode.assign ? ", assign" : "") + decays[static_cast<int>(mode.decay)] + (mode.nesterov ? ", nesterov" : "");
 }
 
 void CheckUpdate(const Mode& mode, size_t size, size_t shift, const std::string& isa) {
@@ -267,16 +294,58 @@ void CheckSizes(const std::string& isa) {
     for (size_t shift = 0; shift < 16; ++shift) CheckUpdate(mode, 41, shift, isa);
     for (size_t size : {255, 256, 257, 1025}) CheckUpdate(mode, size, 1, isa);
   }
-  for (const Mode& mode : {Mode{Element::kFloat32, Element::kFloat32, false, true, false},
-                           Mode{Element::kFloat16, Element::kBFloat16, true, true, true}}) {
+  for (const Mode& mode : {Mode{Element::kFloat32, Element::kFloat32, false, Decay::kL2, false},
+                           Mode{Element::kFloat16, Element::kBFloat16, true, Decay::kDecoupled, true}}) {
     for (size_t size : {kChunk - 1, kChunk, kChunk + 1, 2 * kChunk + 1}) CheckUpdate(mode, size, 3, isa);
+  }
+}
+
+// A step that is not taken leaves weights and states, and returns what changes no parameter.
+void CheckSkip(const std::string& isa) {
+  for (const Mode& mode : AllModes()) {
+    const size_t size = 301;
+    Case one(mode, size, 5, 3);
+    auto expected = one.Untouched();
+    BucketItem item = one.Item();
+    item.coefficients.skip = 1.0f;
+    UpdateBucket({item});
+    one.Check(expected, NameOf(mode, isa) + ", skipped");
+  }
+}
+
+// The norm of gradients of all types, next to each other in one call, against a plain sum.
+void CheckNorm(const std::string& isa) {
+  for (size_t size : {size_t{1}, size_t{15}, size_t{257}, kChunk - 1, 2 * kChunk + 3}) {
+    Random random(size);
+    Guarded<float> wide(size, 3);
+    Guarded<uint16_t> halves[2] = {{size, 1}, {size, 7}};
+    double sum = 0;
+    std::vector<Gradient> gradients = {{Element::kFloat32, wide.data(), size}};
+    for (size_t i = 0; i < size; ++i) wide.data()[i] = 1e4f * random.Uniform();
+    for (size_t i = 0; i < size; ++i) sum += static_cast<double>(wide.data()[i]) * wide.data()[i];
+    for (Element type : {Element::kFloat16, Element::kBFloat16}) {
+      uint16_t* half = halves[type == Element::kBFloat16].data();
+      for (size_t i = 0; i < size; ++i) half[i] = ToBits(type, 1e4f * random.Uniform());
+      for (size_t i = 0; i < size; ++i) sum += static_cast<double>(FromBits(type, half[i])) * FromBits(type, half[i]);
+      gradients.push_back({type, half, size});
+    }
+    const std::string what = isa + ", norm of " + std::to_string(size);
+    SetTeamSize(1);
+    const float norm = GlobalNorm(gradients);
+    SetTeamSize(3);
+    Expect(BitsOf(GlobalNorm(gradients)) == BitsOf(norm), what + ", another number of threads");
+    Expect(std::fabs(norm - std::sqrt(sum)) <= 1e-7 * std::sqrt(sum), what);
+    wide.data()[size / 2] = INFINITY;
+    Expect(std::isinf(GlobalNorm(gradients)), what + ", infinity");
+    wide.data()[size - 1] = NAN;
+    Expect(std::isnan(GlobalNorm(gradients)), what + ", NaN");
   }
 }
 
 // All bit patterns of both 16-bit types, widened and rounded again by this instruction set, are what they were.
 void CheckConversions(const std::string& isa) {
   for (Element type : {Element::kFloat16, Element::kBFloat16}) {
-    const Mode mode{type, Element::kFloat32, false, false, false};
+    const Mode mode{type, Element::kFloat32, false, Decay::kNone, false};
     std::vector<uint16_t> parameter(65536);
     std::vector<float> master(65536, 0.1234567f), zeros[3];
     for (auto& zero : zeros) zero.assign(65536, 0.0f);
@@ -313,7 +382,7 @@ size_t ThreadsOfProcess() {
 void CheckManyAtOnce() {
   constexpr size_t kOperations = 16, kTeam = 3;
   SetTeamSize(kTeam);
-  const Mode mode{Element::kFloat32, Element::kFloat32, false, true, false};
+  const Mode mode{Element::kFloat32, Element::kFloat32, false, Decay::kL2, false};
   std::vector<Case> cases;
   std::vector<std::vector<Case::Values>> expected;
   for (size_t i = 0; i < kOperations; ++i) {
@@ -368,6 +437,8 @@ int main() {
       Expect(found == digest, isa + ": another digest");
     }
     CheckSizes(isa);
+    CheckSkip(isa);
+    CheckNorm(isa);
     CheckConversions(isa);
   }
   CheckManyAtOnce();
