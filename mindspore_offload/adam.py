@@ -1,17 +1,21 @@
 """The optimizer cell."""
 
-from mindspore import ParameterTuple, Tensor, jit, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, jit, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
 from mindspore_offload import checks, host_operation, state
-from mindspore_offload.coefficients import Coefficients
+from mindspore_offload.coefficients import Algorithm, Coefficients
+from mindspore_offload.global_norm import GlobalNorm
+from mindspore_offload.host_operation.stock import DeviceUpdate
 from mindspore_offload.placement import on_host
+from mindspore_offload.progress import Progress
 from mindspore_offload.writeback import choose as choose_writeback
 
 _is_dense = C.MultitypeFuncGraph("is_dense")
 _check_gradient = C.MultitypeFuncGraph("check_gradient")
+_pick = C.MultitypeFuncGraph("pick")
 _run_bucket = C.MultitypeFuncGraph("run_bucket")
 
 
@@ -46,7 +50,7 @@ class AdamOffload(nn.Optimizer):
           it to the corrected root; with small gradients the two differ.
         - The decay is an L2 penalty: it goes through the moments, unlike the decoupled decay of AdamW.
         - All constants are float32. :math:`1 - \beta_2` for 0.999 is then 9.9998713e-4.
-        - Infinite and NaN gradients are not caught.
+        - Infinite and NaN gradients are not caught, unless `skip_nonfinite` is True.
         - Without parameter groups, parameters whose name contains "beta" or "gamma" don't decay. With groups, names
           don't matter, and a parameter decays as its group says.
 
@@ -78,14 +82,28 @@ class AdamOffload(nn.Optimizer):
 
     Keyword Args:
         host_kernel (str): What runs Adam on the host. ``"native"`` is this package's own kernel: fused, and the same
-            bits for any number of threads and either writeback. ``"stock"`` is MindSpore's own operations,
-            `AdamNoUpdateParam` for float32 parameters and `FusedCastAdamWeightDecay` for others: slower, the same
-            numbers within rounding. ``"auto"`` is native where the device target is CPU, stock elsewhere; without a
-            usable native library it warns once and takes stock. Default: ``"auto"`` .
+            bits for any number of threads and either writeback. ``"stock"`` is MindSpore's own operation `Adam`, with
+            some others around it: slower, the same numbers within rounding, and the same bits from run to run as long
+            as MindSpore uses the same number of threads. ``"auto"`` is native where the device target is CPU, stock
+            elsewhere; without a usable native library it warns once and takes stock. Default: ``"auto"`` .
         writeback (str): How the result gets to the parameter. ``"in_place"``: the host writes it, for which the device
             has to be the CPU. ``"assign"``: the host returns a tensor, and the device adds it to a float32 parameter or
             puts it in the place of another. ``"auto"`` is in_place where the device target is CPU, assign elsewhere.
             The attribute of that name says which it is. Default: ``"auto"`` .
+        max_grad_norm (Union[float, int, None]): The bound of the global norm, greater than 0: where the Euclidean norm
+            of all gradients together, unscaled, is larger, they are multiplied with `max_grad_norm` over it, before the
+            decay, as `mindspore.ops.clip_by_global_norm` does. It is a factor inside the host operation and makes no
+            copies. An infinite norm turns finite gradients to 0 and infinite ones to NaN; a NaN norm clips nothing.
+            Default: ``None`` , no bound.
+        skip_nonfinite (bool): Whether a step is left out if the global norm is infinite or NaN. Parameters, states,
+            `global_step` and the powers then stay as they are, and the state `skipped_steps`, of shape (1,) and dtype
+            int32, counts the step. Default: ``False`` .
+        min_offload_size (int): A number of elements. Parameters with fewer are updated on the device, by the operation
+            of `nn.Adam`, and their states stay there: thousands of small transfers would take longer. Default: ``0`` ,
+            all parameters are offloaded.
+
+    With `max_grad_norm` or `skip_nonfinite`, the state `global_norm`, of shape (1,) and dtype float32, has the norm of
+    the last step. It is measured on the host, and takes one more read of the gradients.
 
     Inputs:
         - **gradients** (tuple[Tensor]) - The gradients of `params`, in their order and shapes, of dtype float32,
@@ -99,12 +117,14 @@ class AdamOffload(nn.Optimizer):
         TypeError: If an element of `params` is neither Parameter nor dict.
         TypeError: If `beta1`, `beta2`, `eps` or `loss_scale` is not a float.
         TypeError: If `weight_decay` is neither float, int nor Cell.
-        TypeError: If `use_locking` or `use_nesterov` is not a bool.
+        TypeError: If `use_locking`, `use_nesterov` or `skip_nonfinite` is not a bool.
+        TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
         TypeError: If a parameter is not of one of the dtypes above.
         TypeError: If a gradient is not of one of its dtypes.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
         ValueError: If `beta1` or `beta2` is not in (0.0, 1.0).
         ValueError: If `weight_decay` or `learning_rate` is less than 0.
+        ValueError: If `max_grad_norm` is not greater than 0, or `min_offload_size` is less than 0.
         ValueError: If `host_kernel` or `writeback` is unknown.
         ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
@@ -130,6 +150,9 @@ class AdamOffload(nn.Optimizer):
         >>> model = ms.Model(net, nn.MSELoss(), optimizer)
     """
 
+    # Whether the weight decay bypasses the moments.
+    _decoupled = False
+
     def __init__(
         self,
         params,
@@ -144,6 +167,9 @@ class AdamOffload(nn.Optimizer):
         *,
         host_kernel="auto",
         writeback="auto",
+        max_grad_norm=None,
+        skip_nonfinite=False,
+        min_offload_size=0,
     ):
         super().__init__(learning_rate, checks.reusable(params), weight_decay, loss_scale)
         checks.parameters(self.cls_name, self.parameters)
@@ -152,8 +178,11 @@ class AdamOffload(nn.Optimizer):
         checks.is_float_between(self.cls_name, "eps", eps, 0.0, float("inf"))
         checks.is_bool(self.cls_name, "use_locking", use_locking)
         checks.is_bool(self.cls_name, "use_nesterov", use_nesterov)
+        checks.max_grad_norm(self.cls_name, max_grad_norm)
+        checks.is_bool(self.cls_name, "skip_nonfinite", skip_nonfinite)
+        checks.min_offload_size(self.cls_name, min_offload_size)
         self.writeback = choose_writeback(writeback, self.cls_name)
-        update = host_operation.choose(host_kernel, self.writeback, self.cls_name)
+        host = host_operation.choose(host_kernel, self.writeback, self.cls_name)
 
         self.params = self.parameters
         self.beta1 = Tensor(beta1, mstype.float32)
@@ -166,38 +195,56 @@ class AdamOffload(nn.Optimizer):
         weights = state.masters(self.parameters)
         self.master = ParameterTuple(w for w, p in zip(weights, self.parameters) if w is not p)
 
-        rows, self._row_parameters, self._row_decays = self._coefficient_rows()
-        self._coefficients = Coefficients(
-            len(self._row_parameters), beta1, beta2, eps, 1.0 / self.loss_scale, use_nesterov
+        gradient_scale = 1.0 / self.loss_scale
+        algorithm = Algorithm(
+            use_locking,
+            use_nesterov,
+            self._decoupled,
+            unscale=self.need_scale,
+            clip=max_grad_norm is not None,
+            skip=skip_nonfinite,
         )
+        self._measure = skip_nonfinite or max_grad_norm is not None
+        if self._measure:
+            self.global_norm = Parameter(Tensor([0.0], mstype.float32), name="global_norm")
+            norm = host.norm(len(self.parameters))
+            self._global_norm = GlobalNorm(norm, max_grad_norm, gradient_scale, self.global_norm)
+        skipped_steps = None
+        if skip_nonfinite:
+            self.skipped_steps = skipped_steps = Parameter(Tensor([0], mstype.int32), name="skipped_steps")
+        self._progress = Progress(self.global_step, self.beta1_power, self.beta2_power, skipped_steps)
+
+        rows, self._row_parameters, self._row_decays = self._coefficient_rows()
+        self._coefficients = Coefficients(len(self._row_parameters), beta1, beta2, eps, gradient_scale, algorithm)
         self._no_decay = Tensor(0.0, mstype.float32)
         decays = [self._row_decays[row] for row in rows]
-        self._buckets = nn.CellList(
-            [
-                update(bucket, use_locking, use_nesterov, self.need_scale)
-                for bucket in state.buckets(self.parameters, weights, self.moment1, self.moment2, rows, decays)
-            ],
-            auto_prefix=False,
-        )
+        tensors = list(zip(self.parameters, weights, self.moment1, self.moment2, rows, decays))
+        # Gradients are handed on in the order of the buckets' parameters: first those that are updated on the host.
+        small = [parameter.size < min_offload_size for parameter in self.parameters]
+        self._order = tuple(sorted(range(len(small)), key=lambda i: small[i])) if any(small) else ()
+        offloaded, kept = ([t for t, is_small in zip(tensors, small) if is_small == side] for side in (False, True))
+        buckets = [host.update(bucket, algorithm) for bucket in state.buckets(offloaded)]
+        buckets += [DeviceUpdate(bucket, algorithm) for bucket in state.buckets(kept, start=len(offloaded))]
+        self._buckets = nn.CellList(buckets, auto_prefix=False)
         self._names = tuple(parameter.name for parameter in self.parameters)
-        self._multiply, self._assign = on_host(ops.Mul()), on_host(ops.Assign())
-        self._add_to_step = on_host(ops.AssignAdd())
+        self._multiply = on_host(ops.Mul())
         self._success = (True,) * len(self.parameters)
 
     @jit(backend="ms_backend")
     def construct(self, gradients):
-        checks.gradients(isinstance(gradients, tuple), len(gradients), len(self.parameters))
-        checks.all_dense(self._names, self.map_(_is_dense, gradients))
-        gradients = self.map_(_check_gradient, self._names, self.parameters, gradients)
+        checks.gradients(self.cls_name, isinstance(gradients, tuple), len(gradients), len(self.parameters))
+        checks.all_dense(self.cls_name, self._names, self.map_(_is_dense, gradients))
+        gradients = self.map_(F.partial(_check_gradient, self.cls_name), self._names, self.parameters, gradients)
+        clip, finite = self._global_norm(gradients) if self._measure else (self._no_decay, True)
         # Both see global_step as it is before this step: 0 at the first.
         learning_rates = self._row_learning_rates()
         weight_decays = self._row_weight_decays()
-        self._add_to_step(self.global_step, self.global_step_increase_tensor)
         beta1_power = self._multiply(self.beta1_power, self.beta1)
-        self._assign(self.beta1_power, beta1_power)
         beta2_power = self._multiply(self.beta2_power, self.beta2)
-        self._assign(self.beta2_power, beta2_power)
-        coefficients = self._coefficients(learning_rates, weight_decays, beta1_power, beta2_power)
+        coefficients = self._coefficients(learning_rates, weight_decays, beta1_power, beta2_power, clip, finite)
+        self._progress(self.global_step_increase_tensor, beta1_power, beta2_power, finite)
+        if self._order:
+            gradients = self.map_(F.partial(_pick, gradients), self._order)
         updated = self.map_(F.partial(_run_bucket, coefficients, gradients), self._buckets)
         return F.depend(self._success, updated)
 
@@ -251,9 +298,9 @@ class AdamOffload(nn.Optimizer):
         return decays
 
 
-@_check_gradient.register("String", "Tensor", "Tensor")
-def _check(name, parameter, gradient):
-    checks.gradient(name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
+@_check_gradient.register("String", "String", "Tensor", "Tensor")
+def _check(cls_name, name, parameter, gradient):
+    checks.gradient(cls_name, name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
     return gradient
 
 
@@ -265,6 +312,11 @@ def _is(gradient):
 @_is_dense.register("RowTensor")
 def _is_not(gradient):
     return False
+
+
+@_pick.register("Tuple", "Number")
+def _pick_one(gradients, i):
+    return gradients[i]
 
 
 @_run_bucket.register("Tensor", "Tuple", "Function")

@@ -63,39 +63,63 @@ def is_bool(cls_name, name, value):
         )
 
 
+def max_grad_norm(cls_name, value):
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"For '{cls_name}', the argument 'max_grad_norm' must be None or a float, "
+            f"but got {value!r} of type {type(value).__name__}."
+        )
+    if not value > 0:
+        raise ValueError(
+            f"For '{cls_name}', the argument 'max_grad_norm' must be None or greater than 0, but got {value}."
+        )
+
+
+def min_offload_size(cls_name, value):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"For '{cls_name}', the argument 'min_offload_size' must be an int, a number of elements, "
+            f"but got {value!r} of type {type(value).__name__}."
+        )
+    if value < 0:
+        raise ValueError(f"For '{cls_name}', the argument 'min_offload_size' must be at least 0, but got {value}.")
+
+
 # These run while the graph is compiled: what they refuse is refused before anything is written.
 
 
 @ops.constexpr
-def gradients(is_tuple, count, expected_count):
+def gradients(cls_name, is_tuple, count, expected_count):
     if not is_tuple:
-        raise RuntimeError("For 'AdamOffload', the argument 'gradients' must be a tuple, but got another type.")
+        raise RuntimeError(f"For '{cls_name}', the argument 'gradients' must be a tuple, but got another type.")
     if count != expected_count:
         raise RuntimeError(
-            f"For 'AdamOffload', the argument 'gradients' must hold one gradient for each of the {expected_count} "
+            f"For '{cls_name}', the argument 'gradients' must hold one gradient for each of the {expected_count} "
             f"parameters, in their order, but got {count}."
         )
 
 
 @ops.constexpr
-def gradient(name, expected_shape, shape, dtype):
+def gradient(cls_name, name, expected_shape, shape, dtype):
     if shape != expected_shape:
         raise ValueError(
-            f"For 'AdamOffload', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
+            f"For '{cls_name}', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
             f"but got {shape}."
         )
     if dtype not in FLOATS:
         raise TypeError(
-            f"For 'AdamOffload', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
+            f"For '{cls_name}', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
             f"but got {dtype}."
         )
 
 
 @ops.constexpr
-def all_dense(names, dense):
+def all_dense(cls_name, names, dense):
     for name, is_dense in zip(names, dense):
         if not is_dense:
             raise RuntimeError(
-                f"For 'AdamOffload', the gradient of '{name}' must be dense, but got a row-sparse one; "
+                f"For '{cls_name}', the gradient of '{name}' must be dense, but got a row-sparse one; "
                 f"set sparse=False in the embedding that it belongs to."
             )

@@ -1,5 +1,7 @@
 """The coefficient tensor: all that a step of Adam needs to know beside the tensors, computed once a step."""
 
+from typing import NamedTuple
+
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -7,7 +9,35 @@ from mindspore import dtype as mstype
 from mindspore_offload.placement import on_host
 
 # The columns of the coefficient tensor, in the order of `struct AdamCoefficients` in csrc/adam.h, which explains them.
-COLUMNS = ("learning_rate", "weight_decay", "beta1", "beta2", "eps", "gradient_scale", "nesterov")
+COLUMNS = (
+    "learning_rate",
+    "weight_decay",
+    "decoupled_decay",
+    "eps",
+    "clip",
+    "skip",
+    "beta1",
+    "beta2",
+    "gradient_scale",
+    "nesterov",
+)
+LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, SKIP, BETA1, BETA2, GRADIENT_SCALE, _ = range(len(COLUMNS))
+# Those that are the same in every step come last, in one piece.
+CONSTANTS = COLUMNS[COLUMNS.index("skip") :]
+
+# What a row is where a step is not taken: with a gradient of zero, one that changes nothing.
+NOT_TAKEN = {"learning_rate": 0, "weight_decay": 0, "decoupled_decay": 0, "clip": 1, "skip": 1, "beta1": 1, "beta2": 1}
+
+
+class Algorithm(NamedTuple):
+    """Which parts the algorithm of an optimizer has; host operations leave out what is not there."""
+
+    use_locking: bool = False
+    nesterov: bool = False
+    decoupled: bool = False  # the weight decay: AdamW
+    unscale: bool = False  # gradients are of a scaled loss
+    clip: bool = False
+    skip: bool = False  # steps whose gradients are not finite
 
 
 class Coefficients(nn.Cell):
@@ -18,28 +48,53 @@ class Coefficients(nn.Cell):
     Args:
         rows (int): The number of rows.
         beta1, beta2, eps, gradient_scale (float): As in the update; `gradient_scale` is 1 / loss_scale.
-        nesterov (bool): Whether the update looks ahead.
+        algorithm (Algorithm): What is computed.
     """
 
-    def __init__(self, rows, beta1, beta2, eps, gradient_scale, nesterov):
+    def __init__(self, rows, beta1, beta2, eps, gradient_scale, algorithm):
         super().__init__(auto_prefix=False)
-        constants = np.array([beta1, beta2, eps, gradient_scale, nesterov], np.float32)
-        self.constants = Tensor(np.tile(constants, (rows, 1)))
+        self.decoupled, self.clip, self.skip = algorithm.decoupled, algorithm.clip, algorithm.skip
+        values = {"beta1": beta1, "beta2": beta2, "eps": eps, "gradient_scale": gradient_scale, "skip": 0}
+        values["nesterov"] = algorithm.nesterov
+        self.constants = _table(rows, CONSTANTS, values)
+        self.not_taken = _table(rows, COLUMNS, {**values, **NOT_TAKEN})
+        self.eps, self.gradient_scale = _table(rows, ["eps"], values), Tensor(gradient_scale, mstype.float32)
+        self.zeros, self.ones = _table(rows, ["zero"], {"zero": 0}), _table(rows, ["one"], {"one": 1})
         self.one = Tensor(1.0, mstype.float32)
-        self.rate_shape = (rows, 1)
+        self.column_shape = (rows, 1)
         self.cast, self.reshape = on_host(ops.Cast()), on_host(ops.Reshape())
         self.sub, self.mul, self.div = on_host(ops.Sub()), on_host(ops.Mul()), on_host(ops.Div())
         self.sqrt, self.stack, self.concat = on_host(ops.Sqrt()), on_host(ops.Stack()), on_host(ops.Concat(1))
+        self.select, self.broadcast = on_host(ops.Select()), on_host(ops.BroadcastTo((rows, len(COLUMNS))))
 
-    def construct(self, learning_rates, weight_decays, beta1_power, beta2_power):
-        """learning_rates, weight_decays: tuples of one scalar a row. beta1_power, beta2_power: of this step, (1,)."""
-        correction = self.div(self.sqrt(self.sub(self.one, beta2_power)), self.sub(self.one, beta1_power))
-        return self.concat(
-            (self.mul(self._column(learning_rates), correction), self._column(weight_decays), self.constants)
-        )
+    def construct(self, learning_rates, weight_decays, beta1_power, beta2_power, clip, finite):
+        """
+        Args:
+            learning_rates, weight_decays: Tuples of one scalar a row; the decays are times loss_scale.
+            beta1_power, beta2_power: Of this step, of shape (1,).
+            clip, finite: What bounds the norm, and whether it is finite, of shape (1,). Read where the algorithm says.
+        """
+        root = self.sqrt(self.sub(self.one, beta2_power))
+        rates, decays = self._column(learning_rates), self._column(weight_decays)
+        corrected_rates = self.mul(rates, self.div(root, self.sub(self.one, beta1_power)))
+        decoupled_decays, eps, clips = self.zeros, self.eps, self.ones
+        if self.decoupled:
+            decoupled_decays = self.mul(rates, self.mul(decays, self.gradient_scale))
+            decays = self.zeros
+            eps = self.mul(self.eps, root)
+        if self.clip:
+            clips = self.mul(self.ones, clip)
+        coefficients = self.concat((corrected_rates, decays, decoupled_decays, eps, clips, self.constants))
+        if self.skip:
+            coefficients = self.select(self.broadcast(finite), coefficients, self.not_taken)
+        return coefficients
 
     def _column(self, scalars):
         flat = ()
         for scalar in scalars:
             flat += (self.reshape(self.cast(scalar, mstype.float32), ()),)
-        return self.reshape(self.stack(flat), self.rate_shape)
+        return self.reshape(self.stack(flat), self.column_shape)
+
+
+def _table(rows, columns, values):
+    return Tensor(np.tile(np.array([values[column] for column in columns], np.float32), (rows, 1)))

@@ -34,6 +34,11 @@ def on_host(operation):
     return operation.set_device("CPU")
 
 
+def on_device(operation):
+    """Leaves an operation where it is by default: on the device."""
+    return operation
+
+
 class Operation(NamedTuple):
     """An operation of the optimizer step, and where the compiled graph places it: "host" or "device"."""
 
@@ -133,8 +138,8 @@ class _Node:
 class _Graph:
     """Operations of a compiled graph, with the values that flow between them.
 
-    `step` has those of the optimizer: all in its scope, and whatever else uses one of its `states`, such as the copies
-    that MindSpore inserts.
+    `step` has those of the optimizer: all in its scope, and whatever else is placed on the host (an operation
+    that MindSpore inlines loses its scope) or uses one of its `states`, such as the copies that MindSpore inserts.
     """
 
     def __init__(self, model, states):
@@ -153,7 +158,7 @@ class _Graph:
             values = set().union(*(self._values(name) for name in node.inputs))
             for value in values:
                 self._users[value].append(node)
-            if "/optimizer-" in node.scope or any(_last(value) in states for value in values):
+            if "/optimizer-" in node.scope or node.place == "host" or any(_last(value) in states for value in values):
                 self.step.append(node)
 
     def _read(self, node, primitives):

@@ -17,9 +17,9 @@ BUCKET_BYTES = 32 * 1024 * 1024
 HUGE_PAGE = 2 * 1024 * 1024  # bytes, on x86-64 and on most aarch64 kernels; a smaller state could not use one
 
 # How many bytes into its memory a large state starts. The system gives memory in whole pages, so all states of a tensor
-# would lie at the same place of a page, and an update would walk through the same sets of the first cache in all of them
-# at once. Zen CPUs tell the lines of a set apart by a hash of the address, and where that agrees too, as it does for
-# memories that are a multiple of 256 MiB apart, they throw each other out: the update took 1.6 to 3 times as long.
+# would lie at the same place of a page, and an update would walk through the same sets of the first cache in all of
+# them at once. Zen CPUs tell the lines of a set apart by a hash of the address, and where that agrees too, as it does
+# for memories that are a multiple of 256 MiB apart, they throw each other out: an update took 1.4 to 3 times as long.
 START = {"moment1": 1024, "moment2": 2048, "master": 3072}
 
 
@@ -114,7 +114,7 @@ def masters(parameters):
 
 @dataclass(frozen=True)
 class Bucket:
-    """Neighbouring parameters that one native operation updates; those of the optimizer from `start` to `stop`."""
+    """Parameters that one native operation updates; their gradients are those from `start` to `stop`."""
 
     start: int
     stop: int
@@ -126,16 +126,19 @@ class Bucket:
     decays: tuple  # of each parameter, whether that row has a weight decay
 
 
-def buckets(parameters, weights, moment1, moment2, rows, decays, limit=BUCKET_BYTES):
-    """Cut all parameters, with what belongs to each, into buckets: the last parameters first.
+def buckets(tensors, start=0, limit=BUCKET_BYTES):
+    """Cut parameters, each with what belongs to it, into buckets: the last parameters first.
 
     A bucket has at most `limit` bytes of parameters, or is a single larger parameter. Backward passes yield the
     gradients of the last parameters first: in that order a gradient can be freed soon after it has been computed.
+
+    Args:
+        tensors (list[tuple]): Of each parameter the fields of a `Bucket` from `parameters` on.
+        start (int): Where the gradient of the first of them is.
     """
-    fields = (parameters, weights, moment1, moment2, rows, decays)
     return [
-        Bucket(start, stop, *(tuple(field[start:stop]) for field in fields))
-        for start, stop in _runs([parameter.nbytes for parameter in parameters], limit)
+        Bucket(start + first, start + stop, *zip(*tensors[first:stop]))
+        for first, stop in _runs([parameter.nbytes for parameter, *_ in tensors], limit)
     ]
 
 
@@ -147,4 +150,5 @@ def _runs(sizes, limit):
             yield i + 1, stop
             stop, held = i + 1, 0
         held += sizes[i]
-    yield 0, stop
+    if stop:
+        yield 0, stop

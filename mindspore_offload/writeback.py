@@ -9,8 +9,6 @@ from mindspore import dtype as mstype
 from mindspore.ops import auto_generate
 from mindspore.ops import functional as F
 
-from mindspore_offload.placement import on_host
-
 WRITEBACKS = ("auto", "in_place", "assign")
 
 
@@ -34,19 +32,28 @@ def choose(writeback, cls_name):
 class Write(nn.Cell):
     """Writes what the host returned for a parameter: adds it to a float32 one, puts it in the place of another.
 
-    It runs on the device for "assign", and on the host for "in_place".
+    A float32 parameter is decayed first, where the decay is decoupled: the host does not have the weight.
+
+    Args:
+        parameter (Parameter): What is written.
+        place (Callable): Places an operation: on the host for "in_place", else where the parameter is.
+        decay (bool): Whether the parameter has a decoupled decay.
     """
 
-    def __init__(self, parameter, writeback):
+    def __init__(self, parameter, place, decay):
         super().__init__(auto_prefix=False)
         self.parameter = parameter
         self.is_scalar = not parameter.shape
-        operation = _write_operation(parameter.dtype)
-        self.write = on_host(operation) if writeback == "in_place" else operation
+        self.decay = decay and parameter.dtype == mstype.float32
+        self.mul, self.subtract = place(ops.Mul()), place(ops.AssignSub())
+        self.write = place(_write_operation(parameter.dtype))
 
-    def construct(self, result):
+    def construct(self, result, decay):
+        """`decay` is the part of the weight that is taken off it."""
         if self.is_scalar:
             result = F.reshape(result, ())
+        if self.decay:
+            self.subtract(self.parameter, self.mul(self.parameter, decay))
         return F.depend(True, self.write(self.parameter, result))
 
 
@@ -58,6 +65,12 @@ def _write_operation(dtype):
     return ops.Assign()
 
 
-def decayed(gradient, parameter, weight_decay):
-    """The gradient with its L2 penalty, as float32. Its operands are on the device, so it is computed there."""
-    return F.cast(gradient, mstype.float32) + parameter * weight_decay
+def decayed(gradient, parameter, weight_decay, clip):
+    """The gradient with its L2 penalty, as float32. Its operands are on the device, so it is computed there.
+
+    The penalty is not clipped. `clip` is None where nothing is.
+    """
+    gradient = F.cast(gradient, mstype.float32)
+    if clip is not None:
+        gradient = gradient * clip
+    return gradient + parameter * weight_decay

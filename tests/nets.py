@@ -42,15 +42,8 @@ def parameters_of(cell):
     return {parameter.name: parameter.asnumpy().copy() for parameter in cell.get_parameters()}
 
 
-def assert_same(actual, expected, host_kernel):
-    """Values by name are the same bits; for the stock host operation, the same to a few roundings.
-
-    AdamNoUpdateParam is not reproducible: it searches for its split over threads by timing, and rounds the end of a
-    split in another way than the rest.
-    """
+def assert_same(actual, expected):
+    """Values by name are the same bits."""
     assert actual.keys() == expected.keys()
     for name, value in actual.items():
-        if host_kernel == "stock":
-            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
-        else:
-            assert value.tobytes() == expected[name].tobytes(), name
+        assert value.tobytes() == expected[name].tobytes(), name

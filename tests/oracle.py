@@ -20,8 +20,10 @@ class Oracle:
         use_nesterov=False,
         weight_decay=0.0,
         loss_scale=1.0,
+        max_grad_norm=None,
     ):
         single = np.float32
+        self.max_grad_norm = max_grad_norm
         self.learning_rate, self.eps, self.use_nesterov = float(single(learning_rate)), float(single(eps)), use_nesterov
         self.beta1, self.beta2 = float(single(beta1)), float(single(beta2))
         self.rest1, self.rest2 = float(single(1) - single(beta1)), float(single(1) - single(beta2))
@@ -35,10 +37,14 @@ class Oracle:
         self.reach1 = [np.zeros_like(weight) for weight in self.weights]
         self.reach2 = [np.zeros_like(weight) for weight in self.weights]
 
-    def step(self, gradients):
+    def step(self, gradients, weights=None):
+        """One step. With `weights`, the decay is that of these float32 weights, those of the optimizer before its step:
+        then no rounding of a weight gets into the moments, and what they may be off by is their own."""
         self.power1, self.power2 = self.power1 * np.float32(self.beta1), self.power2 * np.float32(self.beta2)
-        for i, (scaled, weight) in enumerate(zip(gradients, self.weights)):
-            scaled = np.asarray(scaled, np.float64)
+        gradients = [np.asarray(gradient, np.float64) for gradient in gradients]
+        factors = self.clip_factors([gradient * self.unscale for gradient in gradients])
+        for i, (scaled, weight) in enumerate(zip(gradients, weights or self.weights)):
+            scaled, weight = scaled * factors[i], np.asarray(weight, np.float64)
             gradient = self.decayed(scaled, weight) * self.unscale
             gradient_reach = (np.abs(scaled) + np.abs(self.weight_decay * weight)) * self.unscale
             reach1 = self.beta1 * np.abs(self.moment1[i]) + self.rest1 * gradient_reach
@@ -50,7 +56,14 @@ class Oracle:
             direction = self.moment1[i]
             if self.use_nesterov:
                 direction = self.beta1 * self.moment1[i] + self.rest1 * gradient
-            self.weights[i] = self.updated(weight, direction, self.moment2[i])
+            self.weights[i] = self.updated(self.weights[i], direction, self.moment2[i])
+
+    def clip_factors(self, gradients):
+        """Of each gradient, the factor that bounds the norm of all."""
+        factor = 1.0
+        if self.max_grad_norm is not None:
+            factor = self.max_grad_norm / max(global_norm(gradients), self.max_grad_norm)
+        return [factor] * len(gradients)
 
     def decayed(self, gradient, weight):
         return gradient + self.weight_decay * weight
@@ -60,6 +73,25 @@ class Oracle:
 
     def updated(self, weight, direction, moment2):
         return weight - self.rate() * direction / (np.sqrt(moment2) + self.eps)
+
+
+def global_norm(gradients):
+    return np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients))
+
+
+class AdamW(Oracle):
+    """Loshchilov and Hutter, algorithm 2: the decay is not a part of the gradient, and eps is at the corrected root."""
+
+    def __init__(self, weights, weight_decay=0.01, **settings):
+        super().__init__(weights, weight_decay=0.0, **settings)
+        self.decay = float(np.float32(weight_decay))
+
+    def updated(self, weight, direction, moment2):
+        return self.moved(weight - self.learning_rate * self.decay * weight, direction, moment2)
+
+    def moved(self, weight, direction, moment2):
+        root = np.sqrt(moment2 / (1 - float(self.power2)))
+        return weight - self.learning_rate / (1 - float(self.power1)) * direction / (root + self.eps)
 
 
 class NoUpdate(Oracle):
@@ -103,9 +135,9 @@ class DecayAfterUnscaling(Oracle):
 
 
 class NesterovIgnored(Oracle):
-    def step(self, gradients):
+    def step(self, gradients, weights=None):
         self.use_nesterov = False
-        super().step(gradients)
+        super().step(gradients, weights)
 
 
 class ExactConstants(Oracle):
@@ -115,6 +147,49 @@ class ExactConstants(Oracle):
         super().__init__(*args, **kwargs)
         self.rest1, self.rest2 = 1 - 0.9, 1 - 0.999
 
+
+class PenaltyForDecay(AdamW):
+    """The decay as an L2 penalty."""
+
+    def __init__(self, weights, weight_decay=0.01, **settings):
+        super().__init__(weights, weight_decay=0.0, **settings)
+        self.weight_decay = float(np.float32(weight_decay))
+
+
+class DecayAfterUpdate(AdamW):
+    def updated(self, weight, direction, moment2):
+        weight = self.moved(weight, direction, moment2)
+        return weight - self.learning_rate * self.decay * weight
+
+
+class EpsOnUncorrectedRoot(AdamW):
+    def moved(self, weight, direction, moment2):
+        return weight - self.rate() * direction / (np.sqrt(moment2) + self.eps)
+
+
+class NormBeforeUnscaling(AdamW):
+    def clip_factors(self, gradients):
+        return super().clip_factors([gradient / self.unscale for gradient in gradients])
+
+
+class NormOfEachTensor(AdamW):
+    def clip_factors(self, gradients):
+        return [super(NormOfEachTensor, self).clip_factors([gradient])[0] for gradient in gradients]
+
+
+class ClippedPenalty(Oracle):
+    """Clips what the L2 penalty adds, too."""
+
+    def decayed(self, gradient, weight):
+        return gradient + self.factor * self.weight_decay * weight
+
+    def clip_factors(self, gradients):
+        factors = super().clip_factors(gradients)
+        self.factor = factors[0]
+        return factors
+
+
+ADAMW_MUTANTS = [PenaltyForDecay, DecayAfterUpdate, EpsOnUncorrectedRoot, NormBeforeUnscaling, NormOfEachTensor]
 
 MUTANTS = [
     NoUpdate,
@@ -126,19 +201,22 @@ MUTANTS = [
     DecayAfterUnscaling,
     NesterovIgnored,
     ExactConstants,
+    ClippedPenalty,
 ]
 
 
-# Ten steps round each moment twenty times, by half a unit each; nn.AdamOffload is off by up to 4.1 units there too.
-MOMENT_UNITS = 6
+# Ten steps round each moment twenty times, by half a unit each. Where gradients are clipped, the norm, the loss scale
+# in it, the factor and the product round too: a gradient by two units more, and its square by four.
+MOMENT_UNITS, CLIPPED_MOMENT_UNITS = 4, 8
 
 
 def assert_agrees(oracle, weights, moment1, moment2):
-    """Element by element: weights to 1e-6 of 1 or of a larger weight, moments to MOMENT_UNITS in the last place."""
+    """Element by element: weights to 1e-6 of 1 or of a larger weight, moments to a few units in the last place."""
+    units = MOMENT_UNITS if oracle.max_grad_norm is None else CLIPPED_MOMENT_UNITS
     for i, expected in enumerate(oracle.weights):
         _assert_within(f"weight {i}", weights[i], expected, 1e-6 * np.maximum(1, np.abs(expected)))
-        _assert_within(f"moment1 {i}", moment1[i], oracle.moment1[i], MOMENT_UNITS * _unit(oracle.reach1[i]))
-        _assert_within(f"moment2 {i}", moment2[i], oracle.moment2[i], MOMENT_UNITS * _unit(oracle.reach2[i]))
+        _assert_within(f"moment1 {i}", moment1[i], oracle.moment1[i], units * _unit(oracle.reach1[i]))
+        _assert_within(f"moment2 {i}", moment2[i], oracle.moment2[i], units * _unit(oracle.reach2[i]))
 
 
 def _unit(values):

@@ -13,8 +13,8 @@ GOOD = 0
 
 
 def coefficients(rows=1):
-    row = dict(learning_rate=0.1, weight_decay=0, beta1=0.9, beta2=0.999, eps=1e-8, gradient_scale=1, nesterov=0)
-    return np.array([[row[column] for column in COLUMNS]] * rows, np.float32)
+    row = dict(learning_rate=0.1, beta1=0.9, beta2=0.999, eps=1e-8, clip=1, gradient_scale=1)
+    return np.array([[row.get(column, 0) for column in COLUMNS]] * rows, np.float32)
 
 
 def arguments(sizes=(5, 3)):

@@ -28,10 +28,12 @@ def parameters_of_sizes(sizes):
 )
 def test_buckets_are_bounded_and_last_first(sizes, expected):
     parameters = parameters_of_sizes(sizes)
-    rows = list(range(len(sizes)))
-    buckets = state.buckets(parameters, parameters, parameters, parameters, rows, rows, limit=8 * 4)
+    tensors = [(parameter, parameter, None, None, row, False) for row, parameter in enumerate(parameters)]
+    buckets = state.buckets(tensors, limit=8 * 4)
     assert [(bucket.start, bucket.stop) for bucket in buckets] == expected
-    assert all(bucket.rows == tuple(rows[bucket.start : bucket.stop]) for bucket in buckets)
+    for bucket in buckets:
+        assert bucket.parameters == tuple(parameters[bucket.start : bucket.stop])
+        assert bucket.rows == tuple(range(bucket.start, bucket.stop))
 
 
 def test_names_shapes_and_types():

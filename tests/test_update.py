@@ -21,6 +21,7 @@ SCENARIOS = {
     "other-constants": {"learning_rate": 0.05, "beta1": 0.7, "beta2": 0.99, "eps": 1e-3},
     "tiny-gradients": {"gradient_size": 1e-9},
     "huge-gradients": {"gradient_size": 1e9},
+    "decay+clip+loss-scale": {"weight_decay": 0.1, "loss_scale": 1000.0, "max_grad_norm": 3.0},
 }
 
 
@@ -47,8 +48,8 @@ def test_agrees_with_float64(scenario, host_kernel, writeback):
     optimizer = AdamOffload(parameters, host_kernel=host_kernel, writeback=writeback, **settings)
     oracle = Oracle(weights, **settings)
     for step, gradients in enumerate(steps, 1):
+        oracle.step(gradients, [parameter.asnumpy() for parameter in optimizer.parameters])
         optimizer(tuple(Tensor(gradient) for gradient in gradients))
-        oracle.step(gradients)
         if step in (1, 2, 10):
             states = (optimizer.parameters, optimizer.moment1, optimizer.moment2)
             assert_agrees(oracle, *([state.asnumpy() for state in kind] for kind in states))
@@ -57,7 +58,7 @@ def test_agrees_with_float64(scenario, host_kernel, writeback):
     assert optimizer.beta2_power.asnumpy() == [oracle.power2]
 
 
-@pytest.mark.parametrize("scenario", ["default", "decay+nesterov", "decay+loss-scale", "tiny-gradients"])
+@pytest.mark.parametrize("scenario", ["default", "decay+nesterov", "tiny-gradients", "decay+clip+loss-scale"])
 def test_masters_agree_with_float64(scenario, host_kernel, writeback):
     """Parameters and gradients of all dtypes in one optimizer: the masters are as float32 weights are."""
     weights, steps, settings = scenario_data(**SCENARIOS[scenario])
@@ -69,13 +70,15 @@ def test_masters_agree_with_float64(scenario, host_kernel, writeback):
     ]
     oracle = Oracle([parameter.float().asnumpy() for parameter in parameters], **settings)
     optimizer = AdamOffload(parameters, host_kernel=host_kernel, writeback=writeback, **settings)
-    for gradients in steps:
-        gradients = [Tensor(gradient).astype(dtype) for gradient, (_, dtype) in zip(gradients, dtypes)]
-        optimizer(tuple(gradients))
-        oracle.step([gradient.float().asnumpy() for gradient in gradients])
     masters = {master.name: master for master in optimizer.master}
     assert masters.keys() == {f"master.{p.name}" for p in parameters if p.dtype != ms.float32}
     wide = [masters.get(f"master.{parameter.name}", parameter) for parameter in parameters]
+    for step, gradients in enumerate(steps):
+        gradients = [Tensor(gradient).astype(dtype) for gradient, (_, dtype) in zip(gradients, dtypes)]
+        # The masters become their parameters in the first step.
+        before = wide if step else parameters
+        oracle.step([g.float().asnumpy() for g in gradients], [w.float().asnumpy() for w in before])
+        optimizer(tuple(gradients))
     assert_agrees(
         oracle, *([state.asnumpy() for state in kind] for kind in (wide, optimizer.moment1, optimizer.moment2))
     )

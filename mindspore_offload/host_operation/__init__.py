@@ -1,26 +1,35 @@
 """The host operation: Adam on one bucket of parameters, by one of two makers with the same interface.
 
-``maker(bucket, use_locking, use_nesterov, unscale)`` is a Cell. Calling it with the coefficient tensor and the
-gradients of the *whole* optimizer updates the states of its bucket, and its parameters by the writeback that was
-chosen with it.
+``update(bucket, algorithm)`` is a Cell. Calling it with the coefficient tensor and the gradients of the *whole*
+optimizer updates the states of its bucket, and its parameters by the writeback that was chosen with it.
+``norm(gradients)``, for that number of gradients, is a Cell that gives their global norm.
 """
 
 import functools
 import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 from mindspore import context
 
 from mindspore_offload import native_library
-from mindspore_offload.host_operation.native import NativeAssign, NativeInPlace
-from mindspore_offload.host_operation.stock import StockUpdate
+from mindspore_offload.host_operation.native import NativeAssign, NativeInPlace, NativeNorm
+from mindspore_offload.host_operation.stock import StockNorm, StockUpdate
 
 HOST_KERNELS = ("auto", "native", "stock")
 
 _warned = set()
 
 
+class HostOperation(NamedTuple):
+    """What a host operation is made by."""
+
+    update: Callable
+    norm: Callable
+
+
 def choose(host_kernel, writeback, cls_name):
-    """The maker that `host_kernel` ("auto", "native" or "stock") asks for on this machine and device target.
+    """The makers that `host_kernel` ("auto", "native" or "stock") asks for, on this machine and device target.
 
     `writeback` is "in_place" or "assign".
     """
@@ -32,7 +41,7 @@ def choose(host_kernel, writeback, cls_name):
     if host_kernel == "native" or (host_kernel == "auto" and context.get_context("device_target") == "CPU"):
         try:
             native_library.load()
-            return NativeInPlace if writeback == "in_place" else NativeAssign
+            return HostOperation(NativeInPlace if writeback == "in_place" else NativeAssign, NativeNorm)
         except native_library.NativeLibraryError as error:
             if host_kernel == "native":
                 raise RuntimeError(
@@ -40,7 +49,7 @@ def choose(host_kernel, writeback, cls_name):
                     f"With host_kernel='stock' it runs on MindSpore's own, slower operations."
                 ) from error
             _warn_once(f"'{cls_name}' uses MindSpore's own, slower operations, because {error}.")
-    return functools.partial(StockUpdate, writeback=writeback)
+    return HostOperation(functools.partial(StockUpdate, writeback=writeback), StockNorm)
 
 
 def _warn_once(message):

@@ -8,9 +8,11 @@ from mindspore.ops import functional as F
 from mindspore.ops import signature as sig
 
 from mindspore_offload import native_library, writeback
-from mindspore_offload.placement import on_host
+from mindspore_offload.coefficients import CLIP, DECOUPLED_DECAY, WEIGHT_DECAY
+from mindspore_offload.placement import on_device, on_host
 
 _decay = C.MultitypeFuncGraph("decay")
+_decoupled_decay = C.MultitypeFuncGraph("decoupled_decay")
 _write = C.MultitypeFuncGraph("write")
 
 _WRITTEN = ("parameter", "moment1", "moment2", "master")
@@ -32,14 +34,14 @@ class _Native(nn.Cell):
 class NativeInPlace(_Native):
     """Writes the parameters of a bucket in host memory. See `mindspore_offload.host_operation` for the interface."""
 
-    def __init__(self, bucket, use_locking, use_nesterov, unscale):
+    def __init__(self, bucket, algorithm):
         super().__init__(bucket)
         # The library runs one operation after the other in any case, and takes the rest from the coefficients.
-        del use_locking, use_nesterov, unscale
+        del algorithm
         tensors = len(bucket.parameters)
         names = _names(parameter=tensors, moment1=tensors, moment2=tensors, gradient=tensors, master=len(self.masters))
         # An attribute of its own: side effects of an operation that is taken out of a tuple are not seen, and lost.
-        self.update = _Adam("AdamInPlace", names, (1,), mstype.float32)
+        self.update = _Operation("AdamInPlace", ["coefficients", "rows", *names], (1,), mstype.float32)
 
     def construct(self, coefficients, gradients):
         return self.update(
@@ -56,57 +58,78 @@ class NativeInPlace(_Native):
 class NativeAssign(_Native):
     """Returns what the device then writes. See `mindspore_offload.host_operation` for the interface."""
 
-    def __init__(self, bucket, use_locking, use_nesterov, unscale):
+    def __init__(self, bucket, algorithm):
         super().__init__(bucket)
-        del use_locking, use_nesterov, unscale
         tensors, halves = len(bucket.parameters), len(self.masters)
         names = _names(moment1=tensors, moment2=tensors, gradient=tensors, half=halves, master=halves)
         # An output of no dimension would be taken for a number, so it gets one.
         shapes = tuple(tuple(parameter.shape) or (1,) for parameter in bucket.parameters)
         dtypes = tuple(parameter.dtype for parameter in bucket.parameters)
-        self.update = _Adam("AdamAssign", names, shapes, dtypes)
+        self.update = _Operation("AdamAssign", ["coefficients", "rows", *names], shapes, dtypes)
 
-        # With a master, the host has the weight and adds the decay itself.
-        self.decays = tuple(has and dtype == mstype.float32 for has, dtype in zip(bucket.decays, dtypes))
-        self.some_decay = any(self.decays)
+        # With a master, the host has the weight and decays it, or its gradient, itself.
+        decays = [has and dtype == mstype.float32 for has, dtype in zip(bucket.decays, dtypes)]
+        self.some_decay = any(decays)
+        self.penalties = tuple(has and not algorithm.decoupled for has in decays)
+        self.clip = algorithm.clip
         self.row_of = bucket.rows
         self.unstack = on_host(ops.Unstack())
         self.map_ = C.Map()
         self.writes = nn.CellList(
-            [writeback.Write(parameter, "assign") for parameter in bucket.parameters], auto_prefix=False
+            [
+                writeback.Write(parameter, on_device, has and algorithm.decoupled)
+                for parameter, has in zip(bucket.parameters, decays)
+            ],
+            auto_prefix=False,
         )
 
     def construct(self, coefficients, gradients):
         gradients = gradients[self.start : self.stop]
+        decoupled_decays = self.row_of  # not looked at
         if self.some_decay:
-            rows = self.unstack(coefficients)
+            rows = ()
+            for row in self.unstack(coefficients):
+                rows += (self.unstack(row),)
             gradients = self.map_(
-                F.partial(_decay, self.unstack, rows), self.row_of, self.decays, self.parameters, gradients
+                F.partial(_decay, rows, self.clip), self.row_of, self.penalties, self.parameters, gradients
             )
+            decoupled_decays = self.map_(F.partial(_decoupled_decay, rows), self.row_of)
         results = self.update(
             coefficients, self.rows, *self.moment1, *self.moment2, *gradients, *self.halves, *self.masters
         )
-        return self.map_(_write, self.writes, results)
+        return self.map_(_write, self.writes, results, decoupled_decays)
 
 
-class _Adam(ops.Custom):
-    """An operation of the native library with these inputs after the coefficients and rows."""
+class NativeNorm(nn.Cell):
+    """The norm of a tuple of gradients, of shape (1,): one launch for all of them."""
+
+    def __init__(self, gradients):
+        super().__init__(auto_prefix=False)
+        self.norm = _Operation("GradientNorm", _names(gradient=gradients), (1,), mstype.float32)
+
+    def construct(self, gradients):
+        return self.norm(*gradients)
+
+
+class _Operation(ops.Custom):
+    """A function of the native library as an operation with these inputs and outputs."""
 
     # Where the device is an Ascend, "aot" would mean an operator for it; ours runs on the host all the same.
     is_ascend_c = property(lambda self: False, lambda self, value: None)
 
     def __init__(self, function, inputs, shapes, dtypes):
-        several = isinstance(dtypes, tuple)
         super().__init__(f"{native_library.PATH}:{function}", lambda *_: shapes, lambda *_: dtypes, "aot")
-        if several:
+        if isinstance(dtypes, tuple):
             self.add_prim_attr("multi_output", True)
+        written = [name.startswith(_WRITTEN) for name in inputs]
         self.set_signatures(
             tuple(
-                sig.make_sig(name, sig.sig_rw.RW_WRITE if name.startswith(_WRITTEN) else sig.sig_rw.RW_READ)
-                for name in ("coefficients", "rows", *inputs)
+                sig.make_sig(name, sig.sig_rw.RW_WRITE if is_written else sig.sig_rw.RW_READ)
+                for name, is_written in zip(inputs, written)
             )
         )
-        self.add_prim_attr("side_effect_mem", True)
+        if any(written):
+            self.add_prim_attr("side_effect_mem", True)
         on_host(self)
 
 
@@ -120,13 +143,19 @@ def _halves(bucket):
     return ParameterTuple(p for p, _ in pairs), ParameterTuple(master for _, master in pairs)
 
 
-@_decay.register("Function", "Tuple", "Number", "Bool", "Tensor", "Tensor")
-def _decay_one(unstack, rows, row, decay, parameter, gradient):
-    if decay:
-        return writeback.decayed(gradient, parameter, unstack(rows[row])[1])
+@_decay.register("Tuple", "Bool", "Number", "Bool", "Tensor", "Tensor")
+def _decay_one(rows, clip, row, penalty, parameter, gradient):
+    if penalty:
+        return writeback.decayed(gradient, parameter, rows[row][WEIGHT_DECAY], rows[row][CLIP] if clip else None)
     return gradient
 
 
-@_write.register("Function", "Tensor")
-def _write_one(write, result):
-    return write(result)
+@_decoupled_decay.register("Tuple", "Number")
+def _decoupled_decay_of(rows, row):
+    return rows[row][DECOUPLED_DECAY]
+
+
+@_write.register("Function", "Tensor", "Tensor")
+@_write.register("Function", "Tensor", "Number")
+def _write_one(write, result, decoupled_decay):
+    return write(result, decoupled_decay)

@@ -1,0 +1,110 @@
+"""The optimizer cell with decoupled weight decay."""
+
+from mindspore_offload.adam import AdamOffload
+
+
+class AdamWOffload(AdamOffload):
+    r"""AdamW that keeps its moments in host memory and runs on the host CPU.
+
+    The algorithm is algorithm 2 of `Decoupled Weight Decay Regularization <https://arxiv.org/abs/1711.05101>`_, as in
+    `torch.optim.AdamW` and `mindspore.mint.optim.AdamW`. In step :math:`t = 1, 2, \ldots`, for each weight:
+
+    .. math::
+        \begin{array}{l}
+            g_t = g / S \\
+            w'_t = w_{t-1} - \alpha \lambda w_{t-1} \\
+            m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+            v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+            w_t = w'_t - \frac{\alpha}{1 - \beta_1^t} m_t / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
+        \end{array}
+
+    The symbols are those of :class:`mindspore_offload.AdamOffload`, and so are the states, their names, and all else.
+
+    Note:
+        - The decay does not go through the moments, unlike the L2 penalty of `AdamOffload`: it takes the part
+          `learning_rate` times `weight_decay` off the weight, whatever the gradient is.
+        - :math:`\epsilon` is added to the root of the *corrected* :math:`v`, unlike in `AdamOffload`.
+        - `mindspore.nn.AdamWeightDecay` is another algorithm: it does not correct the bias of the moments.
+          `convert_adam_weight_decay` makes its checkpoints loadable.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): As in `AdamOffload`.
+        learning_rate (Union[float, int, Tensor, Iterable, LearningRateSchedule]): As in `AdamOffload`. Default:
+            ``1e-3`` .
+        beta1 (float): As in `AdamOffload`. Default: ``0.9`` .
+        beta2 (float): As in `AdamOffload`. Default: ``0.999`` .
+        eps (float): Added to the denominator; greater than 0. Default: ``1e-8`` .
+        use_locking (bool): As in `AdamOffload`. Default: ``False`` .
+        use_nesterov (bool): As in `AdamOffload`. Default: ``False`` .
+        weight_decay (Union[float, int, Cell]): The decoupled decay, at least 0. A Cell is called with `global_step` in
+            each step. Default: ``0.01`` .
+        loss_scale (float): As in `AdamOffload`. It has no influence on the decay. Default: ``1.0`` .
+
+    Keyword Args:
+        host_kernel (str): As in `AdamOffload`. Default: ``"auto"`` .
+        writeback (str): As in `AdamOffload`. Default: ``"auto"`` .
+        max_grad_norm (Union[float, int, None]): As in `AdamOffload`. Default: ``None`` .
+        skip_nonfinite (bool): As in `AdamOffload`. Default: ``False`` .
+        min_offload_size (int): As in `AdamOffload`. Default: ``0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - As in `AdamOffload`.
+
+    Outputs:
+        tuple[bool], ``True`` for each parameter.
+
+    Raises:
+        TypeError: As `AdamOffload`.
+        ValueError: As `AdamOffload`.
+        RuntimeError: As `AdamOffload`.
+
+    Supported Platforms:
+        ``CPU``. On ``Ascend`` and ``GPU`` it has not been run yet; `placement_report` shows what it would do there.
+
+    Examples:
+        >>> import mindspore as ms
+        >>> from mindspore import nn
+        >>> from mindspore_offload import AdamWOffload
+        >>>
+        >>> net = nn.Dense(3, 2)
+        >>> groups = [{"params": [net.weight], "weight_decay": 0.1}, {"params": [net.bias], "weight_decay": 0.0}]
+        >>> optimizer = AdamWOffload(groups, learning_rate=0.01, max_grad_norm=1.0)
+        >>> model = ms.Model(net, nn.MSELoss(), optimizer)
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        params,
+        learning_rate=1e-3,
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        use_locking=False,
+        use_nesterov=False,
+        weight_decay=0.01,
+        loss_scale=1.0,
+        *,
+        host_kernel="auto",
+        writeback="auto",
+        max_grad_norm=None,
+        skip_nonfinite=False,
+        min_offload_size=0,
+    ):
+        super().__init__(
+            params,
+            learning_rate,
+            beta1,
+            beta2,
+            eps,
+            use_locking,
+            use_nesterov,
+            weight_decay,
+            loss_scale,
+            host_kernel=host_kernel,
+            writeback=writeback,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
+            min_offload_size=min_offload_size,
+        )
