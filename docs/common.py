@@ -1,0 +1,53 @@
+"""What the documentation of both languages has in common; conf.py of each adds the language and the title."""
+
+import re
+from pathlib import Path
+
+from sphinx.search.en import SearchEnglish
+
+HERE = Path(__file__).parent
+
+project = "mindspore_offload"
+copyright = "the authors of mindspore_offload"
+exclude_patterns = ["_partials"]
+# The formulas are set in the browser by a MathJax that is copied into the pages, so nothing comes from the network.
+extensions = ["sphinx.ext.mathjax", "sphinx-mathjax-offline"]
+
+html_theme = "furo"
+pygments_style, pygments_dark_style = "tango", "monokai"
+templates_path = [str(HERE / "_templates")]
+html_static_path = [str(HERE / "_static")]
+html_css_files = ["docs.css"]
+# Only what is not empty is shown; the template fills it with the languages.
+html_theme_options = {"announcement": "languages", "top_of_page_buttons": []}
+html_show_sourcelink = False
+html_copy_source = False
+
+_HAN = r"[\u3400-\u9fff]"
+
+
+class SearchPairs(SearchEnglish):
+    """Chinese is found by the pairs of characters in it; English words in it, as in English.
+
+    The browser, which takes apart what is asked for, has no dictionary, so a text is indexed without one as well.
+    """
+
+    lang = "zh"
+    js_splitter_code = f"""
+function splitQuery(query) {{
+  const words = query.match(/{_HAN}+|[a-zA-Z0-9_]+/g) || [];
+  const pairs = (word) => Array.from(word.slice(1), (next, i) => word[i] + next);
+  return words.flatMap((word) => word.length > 1 && /{_HAN}/.test(word) ? pairs(word) : [word]);
+}}
+"""
+
+    def split(self, input):
+        words = []
+        for word in re.findall(f"{_HAN}+|[a-zA-Z0-9_]+", input):
+            is_chinese = re.match(_HAN, word)
+            words += [*word, *map("".join, zip(word, word[1:]))] if is_chinese else [word]
+        return words
+
+
+def setup(app):
+    app.add_search_language(SearchPairs)
