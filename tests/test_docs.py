@@ -1,0 +1,162 @@
+"""The documentation says the same in both languages, and what the code says; its examples run.
+
+Both languages show the same code, comments aside, so the examples of one are run.
+"""
+
+import ast
+import doctest
+import inspect
+import io
+import re
+import runpy
+import tokenize
+from pathlib import Path
+
+import pages
+import pytest
+
+import mindspore_offload
+
+PACKAGE = Path(mindspore_offload.__file__).parent
+PUBLIC = [name for name in mindspore_offload.__all__ if callable(getattr(mindspore_offload, name))]
+REFERENCE = [page for page in pages.names("en") if page.startswith("mindspore_offload.")]
+PROGRAMS = [page for page in pages.names("en") if page not in REFERENCE and pages.code("en", page, "python")]
+
+# TO BE REMOVED when the optimizer has all of them: documented already.
+AWAITED = {
+    name
+    for name in ("AdamWOffload", "convert_adam_weight_decay", "estimate", "max_grad_norm", "skip_nonfinite")
+    if name not in {*dir(mindspore_offload), *inspect.signature(mindspore_offload.AdamOffload).parameters}
+}
+
+
+def skip_what_is_awaited(text):
+    missing = sorted(name for name in AWAITED if re.search(rf"\b{name}\b", text))
+    if missing:
+        pytest.skip(f"TO BE REMOVED: mindspore_offload has no {', '.join(missing)} yet")
+
+
+def test_both_languages_have_the_same_pages_and_partials():
+    assert pages.names("en") == pages.names("zh")
+    assert {path.name for path in (pages.folder("en") / "_partials").iterdir()} == {
+        path.name for path in (pages.folder("zh") / "_partials").iterdir()
+    }
+
+
+@pytest.mark.parametrize("page", pages.names("en"))
+def test_both_languages_include_and_show_the_same(page):
+    assert pages.included(pages.source("en", page)) == pages.included(pages.source("zh", page))
+    english, chinese = (
+        [(kind, without_comments(kind, text)) for kind, text in pages.blocks(language, page)]
+        for language in pages.LANGUAGES
+    )
+    assert english == chinese
+
+
+def without_comments(kind, text):
+    if kind != "python":
+        return re.sub(r" +# .*", "", text)
+    code = re.sub(r"(?m)^(>>>|\.\.\.) ?", "", text) if text.startswith(">>>") else text
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    return [token.string for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE)]
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_every_partial_is_included(language):
+    every = [pages.source(language, page) for page in pages.names(language)]
+    every += [path.read_text(encoding="utf-8") for path in (pages.folder(language) / "_partials").iterdir()]
+    used = {Path(path).name for text in every for path in pages.included(text)}
+    assert used == {path.name for path in (pages.folder(language) / "_partials").iterdir()}
+
+
+def test_every_public_name_has_a_page():
+    assert {page.split(".")[1] for page in REFERENCE} - AWAITED == set(PUBLIC)
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+@pytest.mark.parametrize("page", REFERENCE)
+def test_a_page_has_the_parameters_and_defaults_of_the_code(page, language):
+    text = pages.expanded(language, page)
+    skip_what_is_awaited(text)
+    expected = inspect.signature(getattr(mindspore_offload, page.split(".")[1])).parameters
+    written = inspect.signature(eval(f"lambda {pages.signature(text)}: None")).parameters
+    assert [(p.name, p.kind, p.default) for p in written.values()] == [
+        (p.name, p.kind, p.default) for p in expected.values()
+    ]
+    defaults = {
+        name: inspect.Parameter.empty if default is None else ast.literal_eval(default)
+        for name, (_, default) in pages.parameters(text).items()
+    }
+    assert list(defaults.items()) == [(p.name, p.default) for p in expected.values()]
+
+
+@pytest.mark.parametrize("page", REFERENCE)
+def test_both_languages_give_a_parameter_the_same_types(page):
+    english, chinese = (pages.parameters(pages.expanded(language, page)) for language in pages.LANGUAGES)
+    assert english == chinese
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+@pytest.mark.parametrize("page", REFERENCE)
+def test_a_page_has_the_errors_of_the_code(page, language):
+    text = pages.expanded(language, page)
+    skip_what_is_awaited(text)
+    documented = getattr(mindspore_offload, page.split(".")[1])
+    classes = documented.__mro__ if inspect.isclass(documented) else (documented,)
+    docstring = next((c.__doc__ for c in classes if "Raises:" in (c.__doc__ or "")), "")
+    assert pages.errors(text) == pages.errors_of_docstring(inspect.cleandoc(docstring))
+
+
+def messages():
+    """The longest part without a gap of every error and warning in the package's Python code."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            call = node.exc if isinstance(node, ast.Raise) else node
+            is_message = isinstance(call, ast.Call) and (
+                isinstance(node, ast.Raise) or getattr(call.func, "id", "") == "_warn_once"
+            )
+            if is_message and call.args and isinstance(call.args[0], (ast.JoinedStr, ast.Constant)):
+                parts = getattr(call.args[0], "values", [call.args[0]])
+                yield max((part.value for part in parts if isinstance(part, ast.Constant)), key=len).strip()
+
+
+@pytest.mark.parametrize("message", sorted(set(messages())))
+def test_every_message_is_explained(message):
+    for language in pages.LANGUAGES:
+        assert message in " ".join(pages.source(language, "troubleshooting").split())
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_the_examples_of_a_guide_run(page, tmp_path, monkeypatch, capfd):
+    """One after the other, as a program; what it prints is what stands below them."""
+    code = "\n\n".join(pages.code("en", page, "python"))
+    skip_what_is_awaited(code)
+    monkeypatch.chdir(tmp_path)
+    Path("example.py").write_text(code, encoding="utf-8")  # MindSpore reads the source of a `construct`
+    runpy.run_path("example.py")
+    assert capfd.readouterr().out == "".join(pages.code("en", page, "output"))
+
+
+@pytest.mark.parametrize("page", REFERENCE)
+def test_the_examples_of_the_reference_run(page, tmp_path, monkeypatch):
+    text = pages.source("en", page)
+    skip_what_is_awaited(text)
+    monkeypatch.chdir(tmp_path)
+    run_doctest(text, page)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_examples_of_a_docstring_run(name, tmp_path, monkeypatch):
+    docstring = getattr(mindspore_offload, name).__doc__
+    if ">>>" not in docstring:
+        pytest.skip("the docstring has no example; the page does")
+    monkeypatch.chdir(tmp_path)
+    run_doctest(docstring, name)
+
+
+def run_doctest(text, name):
+    test = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
+    report = io.StringIO()
+    result = doctest.DocTestRunner().run(test, out=report.write)
+    assert result.attempted > 0
+    assert result.failed == 0, report.getvalue()
