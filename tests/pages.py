@@ -9,7 +9,7 @@ LANGUAGES = ("en", "zh")
 _INCLUDE = re.compile(r"^( *)\.\. include:: (\S+)$", re.MULTILINE)
 _BLOCK = re.compile(r"^( *)\.\. code-block:: (\S+)\n\n((?:\1 {4}.*\n|\n)+)", re.MULTILINE)
 _PARAMETER = re.compile(r"^ *- \*\*(\w+)\*\* \(([^)]*)\)((?:.|\n(?! *- \*\*| *\*\*))*)", re.MULTILINE)
-_ERROR = re.compile(r"^ *- \*\*(\w+Error)\*\* - ((?:.|\n +(?!- ))*)", re.MULTILINE)
+_ERROR = re.compile(r"^ *- \*\*(\w+Error)\*\* - ((?:.|\n(?! *- | *$))*)", re.MULTILINE)
 _COLON = "[:\uff1a]"  # the second one is Chinese
 _DEFAULT = re.compile(rf"(?:Default|默认值){_COLON}\s*``(.*?)``")
 
