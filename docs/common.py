@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.search.en import SearchEnglish
 
 HERE = Path(__file__).parent
@@ -14,6 +15,7 @@ exclude_patterns = ["_partials"]
 extensions = ["sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 
 html_theme = "furo"
+html_title = project
 pygments_style, pygments_dark_style = "tango", "monokai"
 templates_path = [str(HERE / "_templates")]
 html_static_path = [str(HERE / "_static")]
@@ -24,6 +26,7 @@ html_show_sourcelink = False
 html_copy_source = False
 
 _HAN = r"[\u3400-\u9fff]"
+_PUNCTUATION = r"[\u3001\u3002\u201c\u201d\uff01-\uff1f]"
 
 
 class SearchPairs(SearchEnglish):
@@ -49,5 +52,16 @@ function splitQuery(query) {{
         return words
 
 
+def without_spaces(app, doctree):
+    """Chinese has none: not where a line of the source ends, nor between its punctuation and the markup beside it."""
+    if not app.config.language.startswith("zh"):
+        return
+    for text in list(doctree.findall(nodes.Text)):
+        if not isinstance(text.parent, (nodes.FixedTextElement, nodes.literal, nodes.math, nodes.raw)):
+            joined = re.sub(rf"(?<={_HAN})\n(?={_HAN})|(?<={_PUNCTUATION})\s+|\s+(?={_PUNCTUATION})", "", text)
+            text.parent.replace(text, nodes.Text(joined))
+
+
 def setup(app):
     app.add_search_language(SearchPairs)
+    app.connect("doctree-read", without_spaces)

@@ -8,4 +8,3 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
 from common import *  # noqa: F403
 
 language = "zh_CN"
-html_title = "mindspore_offload文档"
