@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.locale import _ as translated
 from sphinx.search.en import SearchEnglish
 
 HERE = Path(__file__).parent
@@ -62,6 +63,22 @@ def without_spaces(app, doctree):
             text.parent.replace(text, nodes.Text(joined))
 
 
+# What the theme says and has no Chinese for.
+_THEME_IN_CHINESE = {
+    "Next": "下一页",
+    "Previous": "上一页",
+    "Home": "首页",
+    "On this page": "本页内容",
+    "Back to top": "回到顶部",
+}
+
+
+def translate_theme(app, pagename, templatename, context, doctree):
+    if app.config.language.startswith("zh"):
+        context["_"] = context["gettext"] = lambda text: _THEME_IN_CHINESE.get(text.strip()) or translated(text)
+
+
 def setup(app):
     app.add_search_language(SearchPairs)
+    app.connect("html-page-context", translate_theme)
     app.connect("doctree-read", without_spaces)

@@ -1,5 +1,6 @@
 """The documentation in a browser: read from the disk, in both languages, on a desktop and on a phone."""
 
+import importlib
 import json
 import os
 import shutil
@@ -9,17 +10,17 @@ import sys
 import pages
 import pytest
 
-WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait", reason="install the extra 'docs'").WebDriverWait
-webdriver = pytest.importorskip("selenium.webdriver")
+# In continuous integration all that is needed has to be there.
+CI = bool(os.environ.get("CI"))
+load = importlib.import_module if CI else pytest.importorskip  # which skips these tests, and says why
+webdriver = load("selenium.webdriver")
+WebDriverWait = load("selenium.webdriver.support.wait").WebDriverWait
 
 TOOLS = {tool: shutil.which(tool) for tool in ("chromium", "chromedriver")}
 OTHER = {"en": "zh", "zh": "en"}
 API = "mindspore_offload.AdamOffload"
 
-# In continuous integration the tools have to be there.
-pytestmark = pytest.mark.skipif(
-    not all(TOOLS.values()) and not os.environ.get("CI"), reason="install chromium and chromium-driver"
-)
+pytestmark = pytest.mark.skipif(not all(TOOLS.values()) and not CI, reason="install chromium and chromium-driver")
 
 
 @pytest.fixture(scope="session")
