@@ -8,6 +8,8 @@
 # make aarch64    the same, built for aarch64 and run in an emulator: the same bits
 # make fuzz    calls the adapter with thousands of random and broken arguments
 # make bench   measures speed and memory on this machine
+# make docs    builds the documentation: build/docs/en/index.html and build/docs/zh/index.html
+# make figures measures anew what the documentation shows of speed and memory
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,13 +17,13 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP := $(wildcard mindspore_offload/csrc/*.h mindspore_offload/csrc/*.cc tests/kernel/*.cc)
 
-.PHONY: demo test test-oldest lint format bench dist kernel sanitize aarch64 fuzz clean
+.PHONY: demo test test-oldest lint format bench docs figures dist kernel sanitize aarch64 fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
 $(VENV)/stamp: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dist,lint,examples]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dist,lint,docs,examples]'
 	touch $@
 
 demo: $(VENV)/stamp
@@ -96,6 +98,14 @@ fuzz: $(VENV)/stamp
 
 bench: $(VENV)/stamp
 	$(BIN)/python -m mindspore_offload bench
+
+# A warning is an error, a link that leads nowhere too.
+docs: $(VENV)/stamp
+	$(BIN)/sphinx-build -q -E -W -n --keep-going docs_en build/docs/en
+	$(BIN)/sphinx-build -q -E -W -n --keep-going docs_zh build/docs/zh
+
+figures: $(VENV)/stamp
+	$(BIN)/python -m mindspore_offload bench --plot docs/bench.png > docs/bench.txt
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist output *.egg-info mindspore_offload/*.so

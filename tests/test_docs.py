@@ -1,0 +1,207 @@
+"""The documentation says the same in both languages, and what the code says; its examples run.
+
+Both languages show the same code, comments aside, so the examples of one are run.
+"""
+
+import ast
+import doctest
+import inspect
+import io
+import re
+import runpy
+import tokenize
+from pathlib import Path
+
+import pages
+import pytest
+
+import mindspore_offload
+
+PACKAGE = Path(mindspore_offload.__file__).parent
+PUBLIC = [name for name in mindspore_offload.__all__ if callable(getattr(mindspore_offload, name))]
+REFERENCE = [page for page in pages.names("en") if page.startswith("mindspore_offload.")]
+PROGRAMS = [page for page in pages.names("en") if page not in REFERENCE and pages.code("en", page, "python")]
+
+# TO BE REMOVED when the optimizer has all of them: documented already.
+AWAITED = {
+    name
+    for name in (
+        "AdamWOffload",
+        "convert_adam_weight_decay",
+        "estimate",
+        "max_grad_norm",
+        "skip_nonfinite",
+        "min_offload_size",
+    )
+    if name not in {*dir(mindspore_offload), *inspect.signature(mindspore_offload.AdamOffload).parameters}
+}
+
+
+def skip_what_is_awaited(text):
+    missing = sorted(name for name in AWAITED if re.search(rf"\b{name}\b", text))
+    if missing:
+        pytest.skip(f"TO BE REMOVED: mindspore_offload has no {', '.join(missing)} yet")
+
+
+def test_both_languages_have_the_same_pages_and_partials():
+    assert pages.names("en") == pages.names("zh")
+    assert {path.name for path in (pages.folder("en") / "_partials").iterdir()} == {
+        path.name for path in (pages.folder("zh") / "_partials").iterdir()
+    }
+
+
+@pytest.mark.parametrize("page", pages.names("en"))
+def test_both_languages_include_and_show_the_same(page):
+    assert pages.included(pages.source("en", page)) == pages.included(pages.source("zh", page))
+    english, chinese = (
+        [(kind, without_comments(kind, text)) for kind, text in pages.blocks(language, page)]
+        for language in pages.LANGUAGES
+    )
+    assert english == chinese
+
+
+def without_comments(kind, text):
+    if kind != "python":
+        return re.sub(r" +# .*", "", text)
+    code = re.sub(r"(?m)^(>>>|\.\.\.) ?", "", text) if text.startswith(">>>") else text
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    return [token.string for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE)]
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_every_partial_is_included(language):
+    every = [pages.source(language, page) for page in pages.names(language)]
+    every += [path.read_text(encoding="utf-8") for path in (pages.folder(language) / "_partials").iterdir()]
+    used = {Path(path).name for text in every for path in pages.included(text)}
+    assert used == {path.name for path in (pages.folder(language) / "_partials").iterdir()}
+
+
+def test_every_public_name_has_a_page():
+    assert {page.split(".")[1] for page in REFERENCE} - AWAITED == set(PUBLIC)
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+@pytest.mark.parametrize("page", REFERENCE)
+def test_a_page_has_the_parameters_and_defaults_of_the_code(page, language):
+    text = pages.expanded(language, page)
+    skip_what_is_awaited(text)
+    expected = inspect.signature(getattr(mindspore_offload, page.split(".")[1])).parameters
+    written = inspect.signature(eval(f"lambda {pages.signature(text)}: None")).parameters
+    assert [(p.name, p.kind, p.default) for p in written.values()] == [
+        (p.name, p.kind, p.default) for p in expected.values()
+    ]
+    defaults = {
+        name: inspect.Parameter.empty if default is None else ast.literal_eval(default)
+        for name, (_, default) in pages.parameters(text).items()
+    }
+    assert list(defaults.items()) == [(p.name, p.default) for p in expected.values()]
+
+
+@pytest.mark.parametrize("page", REFERENCE)
+def test_both_languages_give_a_parameter_the_same_types(page):
+    english, chinese = (pages.parameters(pages.expanded(language, page)) for language in pages.LANGUAGES)
+    assert english == chinese
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+@pytest.mark.parametrize("page", REFERENCE)
+def test_a_page_has_the_errors_of_the_code(page, language):
+    text = pages.expanded(language, page)
+    skip_what_is_awaited(text)
+    documented = getattr(mindspore_offload, page.split(".")[1])
+    classes = documented.__mro__ if inspect.isclass(documented) else (documented,)
+    found = [pages.errors_of_docstring(inspect.cleandoc(c.__doc__ or "")) for c in classes]
+    refers = [("TypeError", ["AdamOffload"]), ("ValueError", ["AdamOffload"]), ("RuntimeError", ["AdamOffload"])]
+    assert pages.errors(text) == next(errors for errors in found if errors != refers)
+
+
+def messages():
+    """Every error and warning in the package's Python code, as a pattern that has its gaps.
+
+    Those of the commands are for the command line, and say what to do themselves.
+    """
+    # TO BE REMOVED: bench.py becomes a command
+    for path in sorted({*PACKAGE.rglob("*.py")} - {*PACKAGE.glob("commands/**/*.py"), PACKAGE / "bench.py"}):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            call = node.exc if isinstance(node, ast.Raise) else node
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            name, text = ast.unparse(call.func), call.args[0]
+            # An AttributeError is Python's own, of a name that a module lacks.
+            is_ours = name in ("_warn_once", "warnings.warn") or (
+                isinstance(node, ast.Raise) and name != "AttributeError"
+            )
+            if is_ours and isinstance(text, (ast.JoinedStr, ast.Constant)):
+                parts = getattr(text, "values", [text])
+                yield "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in parts)
+
+
+MESSAGES = sorted(set(messages()))
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_every_message_is_explained_and_no_other(language):
+    explained = [" ".join(text.split()) for text in pages.code(language, "troubleshooting", "text")]
+    assert [message for message in MESSAGES if not any(re.fullmatch(message, text) for text in explained)] == []
+    skip_what_is_awaited(" ".join(explained))
+    assert [text for text in explained if not any(re.fullmatch(message, text) for message in MESSAGES)] == []
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_every_part_of_the_package_is_in_the_list_of_files(language):
+    """A folder, or a file; a header is known by the name of its source."""
+    text = pages.source(language, "contributing")
+    parts = {path.parent.name + "/" for path in PACKAGE.glob("*/__init__.py")}
+    parts |= {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("_")}
+    parts |= {f"csrc/{path.stem}." for path in (PACKAGE / "csrc").glob("*.[hc]*")}
+    parts -= {"bench.py"}  # TO BE REMOVED: bench.py becomes a command
+    assert [part for part in sorted(parts) if f"``{part}" not in text] == []
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
+    english, chinese = (
+        re.findall(r"```python\n(.*?)```", (pages.ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+        for name in ("README.md", "README_CN.md")
+    )
+    assert [without_comments("python", text) for text in english] == [
+        without_comments("python", text) for text in chinese
+    ]
+    monkeypatch.chdir(tmp_path)
+    Path("example.py").write_text("\n".join(english), encoding="utf-8")
+    assert runpy.run_path("example.py")["model"] is not None
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_the_examples_of_a_guide_run(page, tmp_path, monkeypatch, capfd):
+    """One after the other, as a program; what it prints is what stands below them."""
+    code = "\n\n".join(pages.code("en", page, "python"))
+    skip_what_is_awaited(code)
+    monkeypatch.chdir(tmp_path)
+    Path("example.py").write_text(code, encoding="utf-8")  # MindSpore reads the source of a `construct`
+    runpy.run_path("example.py")
+    assert capfd.readouterr().out == "".join(pages.code("en", page, "output"))
+
+
+@pytest.mark.parametrize("page", REFERENCE)
+def test_the_examples_of_the_reference_run(page, tmp_path, monkeypatch):
+    text = pages.source("en", page)
+    skip_what_is_awaited(text)
+    monkeypatch.chdir(tmp_path)
+    run_doctest(text, page)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_examples_of_a_docstring_run(name, tmp_path, monkeypatch):
+    docstring = getattr(mindspore_offload, name).__doc__
+    if ">>>" not in docstring:
+        pytest.skip("the docstring has no example; the page does")
+    monkeypatch.chdir(tmp_path)
+    run_doctest(docstring, name)
+
+
+def run_doctest(text, name):
+    test = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
+    report = io.StringIO()
+    result = doctest.DocTestRunner().run(test, out=report.write)
+    assert result.attempted > 0
+    assert result.failed == 0, report.getvalue()

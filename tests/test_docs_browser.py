@@ -1,0 +1,158 @@
+"""The documentation in a browser: read from the disk, in both languages, on a desktop and on a phone."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pages
+import pytest
+
+# In continuous integration all that is needed has to be there.
+CI = bool(os.environ.get("CI"))
+load = importlib.import_module if CI else pytest.importorskip  # which skips these tests, and says why
+webdriver = load("selenium.webdriver")
+WebDriverWait = load("selenium.webdriver.support.wait").WebDriverWait
+
+TOOLS = {tool: shutil.which(tool) for tool in ("chromium", "chromedriver")}
+OTHER = {"en": "zh", "zh": "en"}
+API = "mindspore_offload.AdamOffload"
+
+pytestmark = pytest.mark.skipif(not all(TOOLS.values()) and not CI, reason="install chromium and chromium-driver")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The folder of both languages, built as `make docs` does."""
+    folder = tmp_path_factory.mktemp("docs")
+    for language in pages.LANGUAGES:
+        build = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-n", "--keep-going"]
+        subprocess.run([*build, str(pages.folder(language)), str(folder / language)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = TOOLS["chromium"]
+    quiet = ["quic", "background-networking", "component-update", "sync", "gpu"]
+    options.add_argument("--headless=new")
+    options.add_argument("--no-sandbox")  # it refuses to run as root with one
+    options.add_argument("--no-first-run")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
+    for name in quiet:
+        options.add_argument(f"--disable-{name}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(TOOLS["chromedriver"]))
+    driver.set_page_load_timeout(30)
+    yield driver
+    driver.quit()
+
+
+def wait(browser, condition):
+    return WebDriverWait(browser, 20).until(condition)
+
+
+def find(browser, selector):
+    return browser.find_elements("css selector", selector)
+
+
+def url(built, language, page):
+    return (built / language / f"{page}.html").as_uri()
+
+
+def asked_for(browser):
+    """Every address that was asked for since the last call, and those that could not be had."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {e["params"]["requestId"]: e["params"]["request"]["url"] for e in events if e["method"] == SENT}
+    failed = [asked.get(e["params"]["requestId"]) for e in events if e["method"] == "Network.loadingFailed"]
+    return list(asked.values()), failed
+
+
+SENT = "Network.requestWillBeSent"
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_no_page_needs_the_network(browser, built, language):
+    browser.get("about:blank")
+    asked_for(browser)  # those of the browser's own first page
+    for page in [*pages.names(language), "search", "genindex"]:
+        browser.get(url(built, language, page))
+        wait(browser, lambda b: b.execute_script("return document.readyState") == "complete")
+        if find(browser, ".math"):
+            wait(browser, lambda b: find(b, "mjx-container"))
+        asked, failed = asked_for(browser)
+        assert [address for address in asked if not address.startswith(("file:", "data:", "blob:"))] == []
+        assert failed == [], page
+        assert any(address.endswith(f"{page}.html") for address in asked)
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_formulas_are_set(browser, built, language):
+    browser.get(url(built, language, API))
+    wait(browser, lambda b: find(b, "div.math mjx-container"))
+    assert find(browser, "mjx-merror") == []
+    (formula,) = find(browser, "div.math mjx-container")
+    assert formula.size["height"] > 80  # five lines
+    fonts = "return [...document.fonts].filter(f => f.family.startsWith('MJX') && f.status == 'loaded').length"
+    assert wait(browser, lambda b: b.execute_script(fonts)) > 1
+
+
+@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_nothing_sticks_out(browser, built, language, width):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    for page in pages.names(language):
+        browser.get(url(built, language, page))
+        if find(browser, ".math"):
+            wait(browser, lambda b: find(b, "mjx-container"))
+        wide, room = browser.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
+        assert wide == room, page
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("page", ["index", API, "search"])
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_the_language_is_switched_and_back(browser, built, language, page):
+    browser.get(url(built, language, page))
+    for there in (OTHER[language], language):
+        (link,) = find(browser, ".languages a")
+        link.click()
+        wait(browser, lambda b, there=there: b.current_url == url(built, there, page))
+        assert browser.find_element("css selector", "html").get_attribute("lang").startswith(there)
+
+
+@pytest.mark.parametrize(
+    ("language", "question", "answer"),
+    [
+        ("en", "loss scale", "loss_scale"),
+        ("en", "skip_nonfinite", "clipping"),
+        ("zh", "损失缩放", "loss_scale"),
+        ("zh", "断点续训", "checkpoints"),
+        ("zh", "逐位相同", "how_it_works"),
+        ("zh", "skip_nonfinite", "clipping"),
+    ],
+)
+def test_search_finds(browser, built, language, question, answer):
+    browser.get(url(built, language, "start"))
+    (box,) = find(browser, "input.sidebar-search")
+    box.send_keys(question)
+    box.submit()
+    wait(browser, lambda b: find(b, f'#search-results li a[href*="{answer}.html"]'))
+
+
+PICTURE = {"en": "host memory", "zh": "主机内存"}
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_the_picture_speaks_the_language_of_its_page(browser, built, language):
+    browser.get(url(built, language, "how_it_works"))
+    (picture,) = find(browser, "svg.way")
+    shown = {text.text for text in find(browser, "svg.way text") if text.is_displayed()}
+    assert shown & set(PICTURE.values()) == {PICTURE[language]}
+    assert picture.size["width"] > 300
