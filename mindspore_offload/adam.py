@@ -190,9 +190,7 @@ class AdamOffload(nn.Optimizer):
         self.eps = Tensor(eps, mstype.float32)
         self.beta1_power = state.beta_power("beta1_power")
         self.beta2_power = state.beta_power("beta2_power")
-        self.moment1 = state.zero_pages(self.parameters, "moment1")
-        self.moment2 = state.zero_pages(self.parameters, "moment2")
-        weights = state.masters(self.parameters)
+        self.moment1, self.moment2, weights = state.allocate(self.parameters)
         self.master = ParameterTuple(w for w, p in zip(weights, self.parameters) if w is not p)
 
         gradient_scale = 1.0 / self.loss_scale

@@ -16,23 +16,43 @@ BUCKET_BYTES = 32 * 1024 * 1024
 
 HUGE_PAGE = 2 * 1024 * 1024  # bytes, on x86-64 and on most aarch64 kernels; a smaller state could not use one
 
-# How many bytes into its memory a large state starts. The system gives memory in whole pages, so all states of a tensor
-# would lie at the same place of a page, and an update would walk through the same sets of the first cache in all of
-# them at once. Zen CPUs tell the lines of a set apart by a hash of the address, and where that agrees too, as it does
-# for memories that are a multiple of 256 MiB apart, they throw each other out: an update took 1.4 to 3 times as long.
-START = {"moment1": 1024, "moment2": 2048, "master": 3072}
+# How far a large state begins behind the end of the one before it, in bytes: pages, and a quarter of one. An update
+# walks through all states of a parameter at once. Zen CPUs tell the lines of a set of their first cache apart by a hash
+# of bits 12 to 27 of the address; memories that are a multiple of 256 MiB apart, as those of nets with sizes of powers
+# of two easily are, have the same and throw each other out: an update took twice as long. The quarter puts them into
+# different sets, which also keeps other CPUs from taking a load for one of what has just been stored.
+GAP = 21 * 4096 + 1024
 
 
-def zero_pages(parameters, prefix):
-    """For each of `parameters`, a float32 Parameter of zeros in its shape, named ``<prefix>.<name>``.
+def allocate(parameters):
+    """The states in the shapes of `parameters`, float32 Parameters of zeros.
 
-    `prefix` is one of `START`. The zeros are pages that the operating system hands out on first touch. An
-    initializer would write every byte now, and for the moments of a large net that takes longer than compiling it.
+    They are named ``moment1.<name>``, ``moment2.<name>`` and, of a 16-bit parameter, ``master.<name>``.
+
+    The zeros are pages that the operating system hands out on first touch. An initializer would write every byte now,
+    and for the moments of a large net that takes longer than compiling it. The threads that update a part touch it.
+
+    A master of zeros is not what its parameter is rounded from, unless that is zero, so in the first step the parameter
+    becomes its master, as any that was changed from outside.
+
+    Returns:
+        The first and the second moments, two ParameterTuples; and a tuple of the float32 weights: the parameter itself,
+        or its master.
     """
-    return ParameterTuple(_zero_state(parameter, prefix) for parameter in parameters)
+    moment1, moment2, weights = [], [], []
+    for parameter in parameters:
+        prefixes = ["moment1", "moment2"] + ["master"] * (parameter.dtype != mstype.float32)
+        states = [
+            _new_state(parameter, prefix, zeros)
+            for prefix, zeros in zip(prefixes, _zeros(parameter.shape, len(prefixes)))
+        ]
+        moment1.append(states[0])
+        moment2.append(states[1])
+        weights.append(states[2] if len(states) == 3 else parameter)
+    return ParameterTuple(moment1), ParameterTuple(moment2), tuple(weights)
 
 
-def _zero_state(parameter, prefix):
+def _new_state(parameter, prefix, zeros):
     state = Parameter(
         initializer("zeros", parameter.shape, mstype.float32),
         name=f"{prefix}.{parameter.name}",
@@ -41,7 +61,7 @@ def _zero_state(parameter, prefix):
         parallel_optimizer=parameter.parallel_optimizer,
     )
     # from_numpy shares the array's memory, where the constructor of Parameter would copy (and so touch) it.
-    state.set_data(Tensor.from_numpy(_zeros(parameter.shape, START[prefix])))
+    state.set_data(Tensor.from_numpy(zeros))
     return state
 
 
@@ -87,29 +107,21 @@ class _BetaPower:
         return super().set_data(data, slice_shape)
 
 
-def _zeros(shape, start):
-    """A float32 array of zeros that has no memory yet, and will get it in huge pages where the system has them.
-
-    It is `start` bytes into that memory.
+def _zeros(shape, count):
+    """`count` float32 arrays of zeros that have no memory yet, and will get it in huge pages where the system has them.
 
     A large model touches gigabytes of states in its first step. In pages of 4 KiB, the faults alone take seconds.
     """
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     if size < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.zeros(shape, np.float32)
-    memory = mmap.mmap(-1, start + size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return [np.zeros(shape, np.float32) for _ in range(count)]
+    distance = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE + GAP
+    memory = mmap.mmap(-1, count * distance, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.float32, offset=start).reshape(shape)
-
-
-def masters(parameters):
-    """The float32 weights of each parameter: itself, or the master, named ``master.<name>``, of a 16-bit one.
-
-    Masters begin as zeros too. That is not what the parameter is rounded from, unless it is zero, so in the first step
-    it becomes its master, as any parameter that was changed from outside.
-    """
-    return tuple(p if p.dtype == mstype.float32 else _zero_state(p, "master") for p in parameters)
+    elements = math.prod(shape)
+    starts = [GAP + i * distance for i in range(count)]
+    return [np.frombuffer(memory, np.float32, elements, start).reshape(shape) for start in starts]
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,19 @@ def test_states_have_no_memory_before_the_first_step():
     assert not optimizer.moment1[0].asnumpy().any()
 
 
-def test_large_states_of_a_parameter_start_at_different_places_of_a_page():
-    """So that a step does not walk through the same sets of the first cache in all of them at once."""
-    parameter = Parameter(Tensor(np.zeros(2**20), ms.float16), name="weight")
+@pytest.mark.parametrize("size", [2**20, 2**25 - 2**14, 3 * 2**20 + 7, 2**26], ids=str)
+def test_large_states_of_a_parameter_are_told_apart_by_caches(size):
+    """They begin at different places of a page, and while an update walks through them, their hashes are rarely the same:
+    where nothing is done about it, those of states that are 256 MiB apart always are."""
+    parameter = Parameter(Tensor(np.zeros(size, np.float16)), name="weight")
     optimizer = AdamOffload([parameter])
-    states = (optimizer.moment1[0], optimizer.moment2[0], optimizer.master[0])
-    assert len({state.data_ptr() % 4096 for state in states}) == 3
+    starts = [state.data_ptr() for state in (optimizer.moment1[0], optimizer.moment2[0], optimizer.master[0])]
+    assert len({start % 4096 for start in starts}) == 3
+    walk = [[zen_hash(start + offset) for start in starts] for offset in range(0, 4 * size, 4096)]
+    assert np.mean([len(set(hashes)) == 3 for hashes in walk]) > 0.95
+
+
+def zen_hash(address):
+    """Lipp et al., "Take A Way: Exploring the Security Implications of AMD's Cache Way Predictors", section 3."""
+    pairs = [(12, 27), (13, 26), (14, 25), (15, 20), (16, 21), (17, 22), (18, 23), (19, 24)]
+    return sum(((address >> low ^ address >> high) & 1) << i for i, (low, high) in enumerate(pairs))

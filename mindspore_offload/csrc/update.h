@@ -12,13 +12,13 @@
 
 namespace mindspore_offload {
 
-// Elements of a block. What a block touches, at most 20 bytes an element, stays in the first cache.
-constexpr size_t kBlock = 256;
+// Elements of a block. What a block touches, some 28 bytes an element, stays in the first cache.
+constexpr size_t kBlock = 512;
 
 // A parameter that is not its master rounded has been changed by somebody else since the last step, by a checkpoint for
 // example: it wins, and becomes the master.
 template <class Conversion, class Half>
-ALWAYS_INLINE void AdoptOutsideChanges(const Half* parameter, float* master, size_t size) {
+ALWAYS_INLINE void AdoptFrom(const Half* parameter, float* master, size_t size) {
   Half rounded[kBlock];
   Conversion::Narrow(master, rounded, size);
   if (std::memcmp(rounded, parameter, size * sizeof(Half)) == 0) return;
@@ -27,15 +27,25 @@ ALWAYS_INLINE void AdoptOutsideChanges(const Half* parameter, float* master, siz
   }
 }
 
-template <class Conversion, class Half>
-ALWAYS_INLINE void UpdateMasters(const AdamCoefficients& c, const AdamTensors& t, size_t begin, const float* gradient,
-                                 size_t size) {
-  AdoptOutsideChanges<Conversion>(static_cast<const Half*>(t.parameter) + begin, t.weight + begin, size);
-  UpdateFloats(c, t, begin, gradient, size);
-  Conversion::Narrow(t.weight + begin, static_cast<Half*>(t.rounded) + begin, size);
+template <class Conversion>
+ALWAYS_INLINE void AdoptOutsideChanges(const AdamTensors& t, size_t begin, size_t size) {
+  if (t.parameter_type == Element::kFloat16) {
+    AdoptFrom<Conversion>(static_cast<const Float16*>(t.parameter) + begin, t.weight + begin, size);
+  } else if (t.parameter_type == Element::kBFloat16) {
+    AdoptFrom<Conversion>(static_cast<const BFloat16*>(t.parameter) + begin, t.weight + begin, size);
+  }
 }
 
-// Elements of a gradient as float32: themselves, or widened into `buffer`, which holds a block.
+template <class Conversion>
+ALWAYS_INLINE void RoundMasters(const AdamTensors& t, size_t begin, size_t size) {
+  if (t.parameter_type == Element::kFloat16) {
+    Conversion::Narrow(t.weight + begin, static_cast<Float16*>(t.rounded) + begin, size);
+  } else if (t.parameter_type == Element::kBFloat16) {
+    Conversion::Narrow(t.weight + begin, static_cast<BFloat16*>(t.rounded) + begin, size);
+  }
+}
+
+// Elements of a gradient, at most a block, as float32: themselves, or widened into `buffer`.
 template <class Conversion>
 ALWAYS_INLINE const float* WideGradient(Element type, const void* gradient, size_t begin, float* buffer, size_t size) {
   switch (type) {
@@ -68,24 +78,21 @@ ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, 
     KeepRange(t, begin, end);
     return;
   }
-  if (t.parameter_type == Element::kFloat32 && t.gradient_type == Element::kFloat32) {
-    UpdateFloats(c, t, begin, static_cast<const float*>(t.gradient) + begin, end - begin);
-    return;
-  }
-  float buffer[kBlock];
+  float wide[kBlock], gradient[kBlock], delta[kBlock];
   for (size_t i = begin; i < end; i += kBlock) {
     const size_t size = std::min(kBlock, end - i);
-    const float* gradient = WideGradient<Conversion>(t.gradient_type, t.gradient, i, buffer, size);
-    switch (t.parameter_type) {
-      case Element::kFloat16:
-        UpdateMasters<Conversion, Float16>(c, t, i, gradient, size);
-        break;
-      case Element::kBFloat16:
-        UpdateMasters<Conversion, BFloat16>(c, t, i, gradient, size);
-        break;
-      default:
-        UpdateFloats(c, t, i, gradient, size);
+    float* weight = t.weight == nullptr ? nullptr : t.weight + i;
+    AdoptOutsideChanges<Conversion>(t, i, size);
+    const float* found = WideGradient<Conversion>(t.gradient_type, t.gradient, i, wide, size);
+    PrepareGradient(c, weight, found, gradient, size);
+    float* difference = weight == nullptr ? t.delta + i : delta;
+    if (c.nesterov != 0.0f) {
+      UpdateMoments<true>(c, gradient, t.moment1 + i, t.moment2 + i, difference, size);
+    } else {
+      UpdateMoments<false>(c, gradient, t.moment1 + i, t.moment2 + i, difference, size);
     }
+    if (weight != nullptr) UpdateWeights(c, delta, weight, size);
+    RoundMasters<Conversion>(t, i, size);
   }
 }
 
@@ -95,10 +102,10 @@ template <class Conversion>
 ALWAYS_INLINE double SumSquaresOfRange(Element type, const void* gradient, size_t begin, size_t end) {
   constexpr size_t kLanes = 16;
   double lanes[kLanes] = {};
-  float buffer[kBlock];
+  float wide[kBlock];
   for (size_t i = begin; i < end; i += kBlock) {
     const size_t size = std::min(kBlock, end - i);
-    const float* g = WideGradient<Conversion>(type, gradient, i, buffer, size);
+    const float* g = WideGradient<Conversion>(type, gradient, i, wide, size);
     size_t j = 0;
     for (; j + kLanes <= size; j += kLanes) {
       for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += static_cast<double>(g[j + lane]) * g[j + lane];

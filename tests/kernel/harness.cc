@@ -103,6 +103,8 @@ class Guarded {
   std::vector<T> memory_;
 };
 
+enum class Decay { kNone, kL2, kDecoupled };
+
 struct Mode {
   Element parameter, gradient;
   bool assign;
