@@ -70,8 +70,10 @@ def test_states_have_no_memory_before_the_first_step():
 
 @pytest.mark.parametrize("size", [2**20, 2**25 - 2**14, 3 * 2**20 + 7, 2**26], ids=str)
 def test_large_states_of_a_parameter_are_told_apart_by_caches(size):
-    """They begin at different places of a page, and while an update walks through them, their hashes are rarely the same:
-    where nothing is done about it, those of states that are 256 MiB apart always are."""
+    """They begin at different places of a page, and while an update walks through them, their hashes rarely agree.
+
+    Where nothing is done about it, those of states that are 256 MiB apart always do.
+    """
     parameter = Parameter(Tensor(np.zeros(size, np.float16)), name="weight")
     optimizer = AdamOffload([parameter])
     starts = [state.data_ptr() for state in (optimizer.moment1[0], optimizer.moment2[0], optimizer.master[0])]
