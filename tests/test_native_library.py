@@ -188,7 +188,8 @@ from mindspore_offload import machine, native_library
 time.sleep(1)
 machine.CGROUP = machine.Path("none")
 machine.os.sched_getaffinity = lambda process: set(range(12))
-print(native_library.load().MindsporeOffloadThreads())
+print(f"{native_library.load().MindsporeOffloadThreads()}\\\\n", end="", flush=True)
+time.sleep(1)  # the others count this one until they have printed
 '''
 roles = ["MS_SCHED", "MS_WORKER", "MS_WORKER", "MS_WORKER"]
 started = [subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "MS_ROLE": role}) for role in roles]
