@@ -1,8 +1,18 @@
 """``python -m mindspore_offload doctor | estimate | bench``"""
 
+import os
+import signal
 import sys
 
-from mindspore_offload.commands import main
+from mindspore_offload.commands import INTERRUPTED, main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # While MindSpore computes, it answers an interrupt by sending itself SIGTERM, which would end this process at once
+    # and leave those behind that it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status = main()
+    if status == INTERRUPTED:
+        # MindSpore crashes when it is taken down in the middle of its import or of a step.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -5,14 +5,13 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
 
+from mindspore_offload.commands import child
 from mindspore_offload.commands.bench.timing import Data
 from mindspore_offload.commands.progress import progress
 
-# It ends with its parent, whatever ends that.
-BUSY = "import os, sys; os.sched_setaffinity(0, {{{core}}})\nwhile os.getppid() == {parent}: pass"
+BUSY = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
 
 
 def measure(rival, size, tensors, steps):
@@ -35,8 +34,7 @@ def measure(rival, size, tensors, steps):
 
 @contextlib.contextmanager
 def _busy_process(core):
-    command = [sys.executable, "-c", BUSY.format(core=core, parent=os.getpid())]
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with subprocess.Popen(child.command(BUSY, core), start_new_session=True) as process:
         try:
             time.sleep(0.5)  # until it has started
             yield process

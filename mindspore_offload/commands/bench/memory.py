@@ -3,10 +3,10 @@
 import json
 import statistics
 import subprocess
-import sys
 import time
 
 from mindspore_offload import machine
+from mindspore_offload.commands import child
 from mindspore_offload.commands.errors import CommandError
 from mindspore_offload.commands.progress import progress
 
@@ -40,9 +40,8 @@ def measure(names, layers, rounds=3):
 
 
 def _in_new_process(name, layers):
-    """In a session of its own, so that an interrupt reaches the parent alone, which then ends it."""
-    command = [sys.executable, "-m", __name__, name, str(layers)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    code = f"import json, sys; from {__name__} import train; print(json.dumps(train(sys.argv[1], int(sys.argv[2]))))"
+    run = subprocess.run(child.command(code, name, layers), stdout=subprocess.PIPE, text=True, start_new_session=True)
     if run.returncode:
         raise CommandError(f"the training with {name} failed with status {run.returncode}; its message is above")
     return json.loads(run.stdout.splitlines()[-1])
@@ -54,8 +53,8 @@ def _warm_memory(size):
     The host of a virtual machine may have taken the free memory of its guest, and gives it back page by page for
     seconds. That time is the host's and not the optimizer's.
     """
-    command = [sys.executable, "-c", f"import numpy; numpy.ones({size}, numpy.uint8)"]
-    subprocess.run(command, check=True, start_new_session=True)
+    code = "import numpy, sys; numpy.ones(int(sys.argv[1]), numpy.uint8)"
+    subprocess.run(child.command(code, size), check=True, start_new_session=True)
 
 
 def train(name, layers):
@@ -83,7 +82,3 @@ def _peak_resident_mb():
     """Of this process alone; getrusage would count its parent's memory too, from before the program was replaced."""
     with open("/proc/self/status", encoding="utf-8") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
-
-
-if __name__ == "__main__":
-    print(json.dumps(train(sys.argv[1], int(sys.argv[2]))))
