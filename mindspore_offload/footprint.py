@@ -148,11 +148,16 @@ def _offloaded(name, sizes, min_offload_size=0, gradients_wait=False):
         states = (MOMENTS + (0 if size.dtype == "float32" else MASTER)) * size.size
         total.device_weights += own
         total.device_gradients += own
+        if gradients_wait:
+            total.host_others += own
+            total.host_traffic += own
         if size.size < min_offload_size:
             total.device_states += states
+            if gradients_wait:  # the norm is that of all gradients
+                total.to_host += own
+                total.host_traffic += own
             continue
         total.host_states += states
-        total.host_others += own if gradients_wait else 0
         to_host = own if size.dtype == "float32" else 2 * own
         total.to_host += to_host
         total.to_device += own

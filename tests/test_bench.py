@@ -150,6 +150,16 @@ def test_nothing_is_left_behind(ending, tmp_path):
     assert alive == []
 
 
+def test_an_interrupted_compilation_leaves_no_file(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": SOURCE_TREE}
+    command = [sys.executable, "-m", "mindspore_offload", "doctor"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    next(line for line in run.stdout if "training step" in line)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(10) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_too_little_memory_for_the_steps(monkeypatch, capsys):
     monkeypatch.setattr(machine, "available_memory", lambda: 2_000_000_000)
     assert main(["bench", "--params", "64e6"]) == 2

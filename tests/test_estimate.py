@@ -74,6 +74,8 @@ def test_options_that_change_bytes():
     gradients = 4 * 1000 + 2 * 10
     assert estimate(params, max_grad_norm=1.0)[0].host_others == gradients
     assert estimate(params, skip_nonfinite=True)[0].host_others == gradients
+    for_norm = estimate(params, max_grad_norm=1.0, min_offload_size=11)[0]
+    assert (for_norm.to_host, for_norm.to_device) == (4 * 1000 + 2 * 10, 4 * 1000)
     in_place = estimate(params, writeback="in_place")[0]
     assert (in_place.device, in_place.host_others, in_place.to_host) == (0, 2 * gradients, 0)
 

@@ -5,7 +5,10 @@ imports MindSpore in ``run`` and not before, so that help and refusals come at o
 """
 
 import argparse
+import contextlib
+import os
 import sys
+import tempfile
 
 from mindspore_offload.commands import bench, doctor, estimate
 from mindspore_offload.commands.errors import CommandError
@@ -22,6 +25,21 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: {message}; '{self.prog} --help' lists the options\n")
 
 
+@contextlib.contextmanager
+def _scratch_folder():
+    """Where MindSpore writes about a compilation that fails, or that is interrupted."""
+    name = "MS_OM_PATH"
+    if name in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            del os.environ[name]
+
+
 def main(argv=None):
     """Runs the command that the arguments name. Returns the exit status."""
     parser = _Parser(
@@ -32,7 +50,8 @@ def main(argv=None):
         command.add_options(commands.add_parser(name, help=command.HELP, description=f"Prints {command.HELP}."))
     arguments = parser.parse_args(argv)
     try:
-        return COMMANDS[arguments.command].run(arguments)
+        with _scratch_folder():
+            return COMMANDS[arguments.command].run(arguments)
     except CommandError as error:
         print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
         return USAGE_ERROR
