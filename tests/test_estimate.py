@@ -27,8 +27,8 @@ def states_of(optimizer):
 def test_states_are_what_an_optimizer_of_a_hundredth_allocates(dtype):
     parameter = Parameter(initializer("zeros", (70_000_000,), getattr(ms, dtype)), name="weight")
     ours, _, adam = estimate(7e9, dtype)
-    assert ours.host_states == pytest.approx(100 * states_of(AdamOffload([parameter])), rel=0.01)
-    assert adam.device_states == pytest.approx(100 * states_of(nn.Adam([parameter])), rel=0.01)
+    assert ours.host_states == pytest.approx(100 * states_of(AdamOffload([parameter])), rel=1e-4)
+    assert adam.device_states == pytest.approx(100 * states_of(nn.Adam([parameter])), rel=1e-4)
     assert ours.device_weights == adam.device_weights == 100 * parameter.nbytes
 
 
@@ -149,8 +149,8 @@ def test_a_checkpoint_of_a_training(suffix, tmp_path, monkeypatch):
     else:
         ms.save_checkpoint(saved, path, format=suffix)
     assert ms.load_checkpoint(path, format=suffix).keys() >= {"moment1.0.weight", "global_step"}
-    expected = {(p.name, p.size, str(p.dtype).lower()) for p in net.trainable_params()}
-    assert {tuple(size) for size in sizes.of_checkpoint(path)} == expected
+    expected = [(p.name, p.size, str(p.dtype).lower()) for p in net.trainable_params()]
+    assert sorted(map(tuple, sizes.of_checkpoint(path))) == sorted(expected)
 
 
 def test_the_command_prints_each_dtype(capsys):
