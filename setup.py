@@ -72,6 +72,7 @@ setup(
             sources=sorted(str(path) for path in SOURCES.glob("*.cc")),
             depends=sorted(str(path) for pattern in ("*.h", "*.txt") for path in SOURCES.glob(pattern)),
             extra_compile_args=FLAGS,
+            define_macros=[("MINDSPORE_OFFLOAD_FLAGS", f'"{" ".join(FLAGS)}"')],
             extra_link_args=["-pthread"],
             language="c++",
         )

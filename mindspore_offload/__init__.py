@@ -1,9 +1,38 @@
-"""Adam for MindSpore with its states and its arithmetic in host memory."""
+"""Adam for MindSpore with its states and its arithmetic in host memory.
+
+The public names are imported when they are first used: ``python -m mindspore_offload doctor`` has to run, and to say
+what is wrong, where MindSpore can't be imported.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 from mindspore_offload._version import __version__
-from mindspore_offload.adam import AdamOffload
-from mindspore_offload.adamw import AdamWOffload
-from mindspore_offload.conversion import convert_adam_weight_decay
-from mindspore_offload.placement import placement_report
 
-__all__ = ["AdamOffload", "AdamWOffload", "__version__", "convert_adam_weight_decay", "placement_report"]
+if TYPE_CHECKING:
+    from mindspore_offload.adam import AdamOffload
+    from mindspore_offload.adamw import AdamWOffload
+    from mindspore_offload.conversion import convert_adam_weight_decay
+    from mindspore_offload.footprint import estimate
+    from mindspore_offload.placement import placement_report
+
+# The module of each public name. None may be named as a submodule is: importing that would take its place.
+_MODULES = {
+    "AdamOffload": "adam",
+    "AdamWOffload": "adamw",
+    "convert_adam_weight_decay": "conversion",
+    "estimate": "footprint",
+    "placement_report": "placement",
+}
+
+__all__ = ["AdamOffload", "AdamWOffload", "__version__", "convert_adam_weight_decay", "estimate", "placement_report"]
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,18 +1,16 @@
 """Finds the native library, and explains what to do where it can't be used."""
 
-import contextlib
 import ctypes
 import functools
-import math
 import os
 import platform
 from pathlib import Path
 
+from mindspore_offload import machine
+
 PATH = Path(__file__).resolve().parent / "libmindspore_offload.so"
 
 MAX_THREADS = 1024
-
-CGROUP = Path("/sys/fs/cgroup")
 
 _REBUILD = "install a C++ compiler (g++ or clang++) and reinstall mindspore_offload"
 
@@ -43,7 +41,7 @@ def load():
         library = ctypes.CDLL(str(PATH))
     except OSError as error:
         raise NativeLibraryError(f"{PATH} can't be loaded ({error}); {_REBUILD} on this machine") from error
-    for name in ("MindsporeOffloadIsa", "MindsporeOffloadSupportedIsas"):
+    for name in ("MindsporeOffloadBuild", "MindsporeOffloadIsa", "MindsporeOffloadSupportedIsas"):
         getattr(library, name).restype = ctypes.c_char_p
     library.MindsporeOffloadSetIsa.restype = ctypes.c_bool
     library.MindsporeOffloadThreads.restype = ctypes.c_size_t
@@ -75,20 +73,8 @@ def _set_threads(library):
         )
     wanted = wanted or os.environ.get("OMP_NUM_THREADS", "")
     if not _is_thread_count(wanted):  # OMP_NUM_THREADS may also be a list, which is not for us
-        wanted = max(1, _allowed_cores() // _local_workers())
+        wanted = max(1, machine.allowed_cores() // _local_workers())
     library.MindsporeOffloadSetThreads(int(wanted))
-
-
-def _allowed_cores():
-    """The cores that this process may run on, or those that its container may use the time of."""
-    cores = len(os.sched_getaffinity(0))
-    for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
-            words = (CGROUP / quota).read_text().split()
-            words += (CGROUP / period).read_text().split() if period else []
-            if int(words[0]) > 0:
-                cores = min(cores, math.ceil(int(words[0]) / int(words[1])))
-    return max(1, cores)
 
 
 def _local_workers():

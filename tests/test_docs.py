@@ -22,26 +22,6 @@ PUBLIC = [name for name in mindspore_offload.__all__ if callable(getattr(mindspo
 REFERENCE = [page for page in pages.names("en") if page.startswith("mindspore_offload.")]
 PROGRAMS = [page for page in pages.names("en") if page not in REFERENCE and pages.code("en", page, "python")]
 
-# TO BE REMOVED when the optimizer has all of them: documented already.
-AWAITED = {
-    name
-    for name in (
-        "AdamWOffload",
-        "convert_adam_weight_decay",
-        "estimate",
-        "max_grad_norm",
-        "skip_nonfinite",
-        "min_offload_size",
-    )
-    if name not in {*dir(mindspore_offload), *inspect.signature(mindspore_offload.AdamOffload).parameters}
-}
-
-
-def skip_what_is_awaited(text):
-    missing = sorted(name for name in AWAITED if re.search(rf"\b{name}\b", text))
-    if missing:
-        pytest.skip(f"TO BE REMOVED: mindspore_offload has no {', '.join(missing)} yet")
-
 
 def test_both_languages_have_the_same_pages_and_partials():
     assert pages.names("en") == pages.names("zh")
@@ -77,14 +57,13 @@ def test_every_partial_is_included(language):
 
 
 def test_every_public_name_has_a_page():
-    assert {page.split(".")[1] for page in REFERENCE} - AWAITED == set(PUBLIC)
+    assert {page.split(".")[1] for page in REFERENCE} == set(PUBLIC)
 
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
 @pytest.mark.parametrize("page", REFERENCE)
 def test_a_page_has_the_parameters_and_defaults_of_the_code(page, language):
     text = pages.expanded(language, page)
-    skip_what_is_awaited(text)
     expected = inspect.signature(getattr(mindspore_offload, page.split(".")[1])).parameters
     written = inspect.signature(eval(f"lambda {pages.signature(text)}: None")).parameters
     assert [(p.name, p.kind, p.default) for p in written.values()] == [
@@ -107,7 +86,6 @@ def test_both_languages_give_a_parameter_the_same_types(page):
 @pytest.mark.parametrize("page", REFERENCE)
 def test_a_page_has_the_errors_of_the_code(page, language):
     text = pages.expanded(language, page)
-    skip_what_is_awaited(text)
     documented = getattr(mindspore_offload, page.split(".")[1])
     classes = documented.__mro__ if inspect.isclass(documented) else (documented,)
     found = [pages.errors_of_docstring(inspect.cleandoc(c.__doc__ or "")) for c in classes]
@@ -120,8 +98,7 @@ def messages():
 
     Those of the commands are for the command line, and say what to do themselves.
     """
-    # TO BE REMOVED: bench.py becomes a command
-    for path in sorted({*PACKAGE.rglob("*.py")} - {*PACKAGE.glob("commands/**/*.py"), PACKAGE / "bench.py"}):
+    for path in sorted({*PACKAGE.rglob("*.py")} - {*PACKAGE.glob("commands/**/*.py")}):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             call = node.exc if isinstance(node, ast.Raise) else node
             if not isinstance(call, ast.Call) or not call.args:
@@ -143,7 +120,6 @@ MESSAGES = sorted(set(messages()))
 def test_every_message_is_explained_and_no_other(language):
     explained = [" ".join(text.split()) for text in pages.code(language, "troubleshooting", "text")]
     assert [message for message in MESSAGES if not any(re.fullmatch(message, text) for text in explained)] == []
-    skip_what_is_awaited(" ".join(explained))
     assert [text for text in explained if not any(re.fullmatch(message, text) for message in MESSAGES)] == []
 
 
@@ -154,7 +130,6 @@ def test_every_part_of_the_package_is_in_the_list_of_files(language):
     parts = {path.parent.name + "/" for path in PACKAGE.glob("*/__init__.py")}
     parts |= {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("_")}
     parts |= {f"csrc/{path.stem}." for path in (PACKAGE / "csrc").glob("*.[hc]*")}
-    parts -= {"bench.py"}  # TO BE REMOVED: bench.py becomes a command
     assert [part for part in sorted(parts) if f"``{part}" not in text] == []
 
 
@@ -175,7 +150,6 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
 def test_the_examples_of_a_guide_run(page, tmp_path, monkeypatch, capfd):
     """One after the other, as a program; what it prints is what stands below them."""
     code = "\n\n".join(pages.code("en", page, "python"))
-    skip_what_is_awaited(code)
     monkeypatch.chdir(tmp_path)
     Path("example.py").write_text(code, encoding="utf-8")  # MindSpore reads the source of a `construct`
     runpy.run_path("example.py")
@@ -185,7 +159,6 @@ def test_the_examples_of_a_guide_run(page, tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize("page", REFERENCE)
 def test_the_examples_of_the_reference_run(page, tmp_path, monkeypatch):
     text = pages.source("en", page)
-    skip_what_is_awaited(text)
     monkeypatch.chdir(tmp_path)
     run_doctest(text, page)
 

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
 import mindspore_offload
-from mindspore_offload import AdamOffload, host_operation, native_library
+from mindspore_offload import AdamOffload, host_operation, machine, native_library
 
 SOURCE_TREE = Path(__file__).resolve().parent.parent
 
@@ -172,7 +172,7 @@ def test_the_limit_of_a_container(files, threads, tmp_path, fresh_library):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    fresh_library.setattr(native_library, "CGROUP", tmp_path)
+    fresh_library.setattr(machine, "CGROUP", tmp_path)
     fresh_library.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
     for name in ("MINDSPORE_OFFLOAD_THREADS", "OMP_NUM_THREADS"):
         fresh_library.delenv(name, raising=False)
@@ -184,11 +184,12 @@ START_WORKERS = """
 import os, subprocess, sys
 code = '''
 import time
-from mindspore_offload import native_library
+from mindspore_offload import machine, native_library
 time.sleep(1)
-native_library.CGROUP = native_library.Path("none")
-native_library.os.sched_getaffinity = lambda process: set(range(12))
-print(native_library.load().MindsporeOffloadThreads())
+machine.CGROUP = machine.Path("none")
+machine.os.sched_getaffinity = lambda process: set(range(12))
+print(f"{native_library.load().MindsporeOffloadThreads()}\\\\n", end="", flush=True)
+time.sleep(1)  # the others count this one until they have printed
 '''
 roles = ["MS_SCHED", "MS_WORKER", "MS_WORKER", "MS_WORKER"]
 started = [subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "MS_ROLE": role}) for role in roles]

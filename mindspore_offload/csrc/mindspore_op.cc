@@ -230,6 +230,15 @@ EXPORT int GradientNorm(int count, void** data, int* ndims, int64_t** shapes, co
   return mindspore_offload::RunNorm({count, data, ndims, shapes, dtypes});
 }
 
+// What built this library, and with which flags: setup.py says.
+EXPORT const char* MindsporeOffloadBuild() {
+#ifdef __clang__
+  return __VERSION__ ": " MINDSPORE_OFFLOAD_FLAGS;
+#else
+  return "GCC " __VERSION__ ": " MINDSPORE_OFFLOAD_FLAGS;
+#endif
+}
+
 EXPORT const char* MindsporeOffloadIsa() { return mindspore_offload::IsaName(mindspore_offload::ActiveIsa()); }
 
 EXPORT const char* MindsporeOffloadSupportedIsas() { return mindspore_offload::SupportedIsas(); }

@@ -1,0 +1,59 @@
+"""The commands of ``python -m mindspore_offload``.
+
+A command is a module with ``HELP``, ``add_options(parser)`` and ``run(arguments)``, which returns the exit status. It
+imports MindSpore in ``run`` and not before, so that help and refusals come at once.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+
+from mindspore_offload.commands import bench, doctor, estimate
+from mindspore_offload.commands.errors import CommandError
+
+COMMANDS = {"doctor": doctor, "estimate": estimate, "bench": bench}
+
+USAGE_ERROR, INTERRUPTED = 2, 130  # exit statuses; 1 is the doctor's, who found something
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line each."""
+
+    def error(self, message):
+        self.exit(USAGE_ERROR, f"{self.prog}: {message}; '{self.prog} --help' lists the options\n")
+
+
+@contextlib.contextmanager
+def _scratch_folder():
+    """Where MindSpore writes about a compilation that fails, or that is interrupted."""
+    name = "MS_OM_PATH"
+    if name in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            del os.environ[name]
+
+
+def main(argv=None):
+    """Runs the command that the arguments name. Returns the exit status."""
+    parser = _Parser(
+        prog="python -m mindspore_offload", description="An offloaded Adam for MindSpore, on this machine."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, command in COMMANDS.items():
+        command.add_options(commands.add_parser(name, help=command.HELP, description=f"Prints {command.HELP}."))
+    arguments = parser.parse_args(argv)
+    try:
+        with _scratch_folder():
+            return COMMANDS[arguments.command].run(arguments)
+    except CommandError as error:
+        print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED

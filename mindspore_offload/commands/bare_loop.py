@@ -1,0 +1,45 @@
+"""The bare loop of the native library: the simplest Adam over the same bytes, which is the limit of this machine."""
+
+import ctypes
+import statistics
+import time
+
+import numpy as np
+
+from mindspore_offload import native_library
+from mindspore_offload.commands.oracle import BETA1, BETA2
+
+BYTES_A_PARAMETER = 28  # weight and moments are read and written, the gradient is read
+LEARNING_RATE = 1e-3
+
+
+def bare_loop(weights, gradients):
+    """A function that runs a step on copies of `weights`, and one that gives the last of them."""
+    library = native_library.load()
+    loop = library.MindsporeOffloadBareLoop
+    loop.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_size_t, ctypes.c_float, ctypes.c_size_t]
+    arrays = [(w.copy(), np.zeros_like(w), np.zeros_like(w), g) for w, g in zip(weights, gradients)]
+    taken = 0
+
+    def step():
+        nonlocal taken
+        taken += 1
+        rate = LEARNING_RATE * (1 - BETA2**taken) ** 0.5 / (1 - BETA1**taken)
+        for tensor in arrays:
+            pointers = [array.ctypes.data for array in tensor]
+            loop(*pointers, tensor[0].size, rate, library.MindsporeOffloadThreads())
+
+    return step, lambda: arrays[-1][0]
+
+
+def memory_speed(size=2**24, steps=7):
+    """1e9 bytes a second that the bare loop reads and writes: the median of a few steps of `size` elements."""
+    weight = np.ones(size, np.float32)
+    step, _ = bare_loop([weight], [weight])
+    step()
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return BYTES_A_PARAMETER * size / statistics.median(seconds) / 1e9

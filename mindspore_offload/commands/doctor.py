@@ -1,0 +1,191 @@
+"""``doctor``: does it work on this machine, and if not, why not and what to do."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import textwrap
+from typing import NamedTuple
+
+from mindspore_offload import __version__, machine, native_library
+from mindspore_offload.commands.errors import one_line
+
+HELP = "whether everything works on this machine, and a cure for what does not"
+
+# As in pyproject.toml: the first release that is supported, and the first that no longer is. 2.10.1 would be untested.
+SUPPORTED = {"Python": ((3, 9), (3, 13)), "MindSpore": ((2, 7, 0), (2, 10, 1)), "numpy": ((1, 26), (2,))}
+WHY_NUMPY = "; with numpy 2, MindSpore's bfloat16 tensors and its NumpySlicesDataset fail"
+CURES = {
+    "Python": "install mindspore_offload into an environment of Python 3.9 to 3.12",
+    "MindSpore": "pip install 'mindspore>=2.7.0,<=2.10.0' 'numpy>=1.26,<2'",
+    "numpy": "pip install 'numpy>=1.26,<2'",
+}
+
+OK, NOTE, WARNING, FAILED, SKIPPED = "ok", "note", "warning", "failed", "skipped"
+
+
+class Finding(NamedTuple):
+    """What one check found. `WARNING` is what does not work and is not needed, `FAILED` what does not and is."""
+
+    subject: str
+    state: str
+    text: str
+    cure: str = ""
+
+    def __str__(self):
+        paragraphs = [f"{self.state:9}{self.subject:18}{self.text}"]
+        if self.cure:
+            paragraphs.append(f"{'':27}cure: {self.cure}")
+        layout = {"width": 120, "subsequent_indent": " " * 27, "break_on_hyphens": False, "break_long_words": False}
+        return "\n".join(textwrap.fill(text, **layout) for text in paragraphs)
+
+
+def add_options(parser):
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(arguments):
+    """Prints what every check finds. Returns 0 if all works that the optimizer would choose by itself, else 1."""
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        if not arguments.json:
+            print(finding, flush=True)
+    healthy = all(finding.state != FAILED for finding in findings)
+    if arguments.json:
+        print(json.dumps({"healthy": healthy, "findings": [finding._asdict() for finding in findings]}, indent=2))
+    else:
+        print("\nAll that the optimizer chooses by itself works." if healthy else "\nNot everything works: see above.")
+    return 0 if healthy else 1
+
+
+def examine():
+    """Yields what the checks find, each before the next one is made."""
+    yield Finding("mindspore_offload", OK, __version__)
+    versions = [_version_of(name) for name in SUPPORTED]
+    yield from versions
+    yield from _settings()
+    if any(finding.state == FAILED for finding in versions):
+        # What an unsupported version does to a step may be a crash, and then nobody would hear of the version.
+        yield from _library(needed=False)
+        yield Finding("training step", SKIPPED, "not tried with these versions")
+        return
+    try:
+        import mindspore
+    except Exception as error:
+        yield from _library(needed=False)
+        yield Finding("MindSpore", FAILED, f"can't be imported: {one_line(error)}", "reinstall it, or what it misses")
+        return
+    device = mindspore.get_context("device_target")
+    yield Finding("device target", OK, device)
+    yield from _library(needed=device == "CPU")
+    yield from _training(device)
+
+
+def _version_of(name):
+    """Of the installed distribution and not of the module: nothing is imported."""
+    try:
+        text = platform.python_version() if name == "Python" else importlib.metadata.version(name.lower())
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, FAILED, "is not installed", CURES[name])
+    first, beyond = SUPPORTED[name]
+    wanted = f"at least {_dotted(first)} and below {_dotted(beyond)} is supported"
+    if first <= _release(text) < beyond:
+        return Finding(name, OK, f"{text}; {wanted}")
+    return Finding(name, FAILED, f"{text}, but {wanted}{WHY_NUMPY if name == 'numpy' else ''}", CURES[name])
+
+
+def _release(version):
+    """The numbers that a version begins with, as (2, 10, 0) of "2.10.0rc1"."""
+    numbers = []
+    for part in version.split(".")[:3]:
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _dotted(release):
+    return ".".join(map(str, release))
+
+
+def _settings():
+    """What the environment sets, and what the machine has."""
+    cores = os.sched_getaffinity(0)
+    yield Finding("CPU", OK, f"{machine.cpu_name()}, {platform.machine()}, {os.cpu_count()} cores")
+    limit = machine.container_cores()
+    container = "no limit of its time" if limit == float("inf") else f"time of {limit:g} cores"
+    yield Finding("cores", OK, f"{len(cores)} by affinity; container: {container}")
+    size, _ = machine.container_memory()
+    container = "no limit" if size == float("inf") else f"{size / 1e9:.1f} GB"
+    yield Finding("memory", OK, f"{machine.available_memory() / 1e9:.1f} GB are available; container: {container}")
+    nodes = machine.numa_nodes()
+    if len(nodes) > 1:
+        text = ", ".join(f"node {number} has cores {listed}" for number, listed in nodes.items())
+        yield Finding("NUMA", NOTE, f"{text}; a state is on the node of the thread that first wrote it")
+    else:
+        yield Finding("NUMA", OK, "one node")
+    allowed = os.environ.get("MS_CUSTOM_AOT_WHITE_LIST")
+    text = f"MS_CUSTOM_AOT_WHITE_LIST is {'not set' if allowed is None else repr(allowed)}"
+    yield Finding("white list", OK if allowed is None else NOTE, text)
+    openmp = {name: value for name, value in sorted(os.environ.items()) if name.startswith("OMP_")}
+    text = ", ".join(f"{name}={value}" for name, value in openmp.items()) or "no OMP_ variable is set"
+    yield Finding("OpenMP", NOTE if openmp else OK, text)
+
+
+def _library(needed):
+    try:
+        library = native_library.load()
+    except native_library.NativeLibraryError as error:
+        cause, _, cure = str(error).partition("; ")
+        yield Finding(
+            "native library", FAILED if needed else WARNING, cause, cure or "host_kernel='stock' works without"
+        )
+        return
+    yield Finding("native library", OK, f"{native_library.PATH}, built by {library.MindsporeOffloadBuild().decode()}")
+    active, supported = library.MindsporeOffloadIsa().decode(), library.MindsporeOffloadSupportedIsas().decode()
+    asked = os.environ.get("MINDSPORE_OFFLOAD_ISA")
+    why = "asked for by MINDSPORE_OFFLOAD_ISA" if asked else "the best that it holds and this CPU runs"
+    yield Finding("instruction set", OK, f"{active}, {why}; could be: {', '.join(supported.split())}")
+    threads, cores = library.MindsporeOffloadThreads(), machine.allowed_cores()
+    asked = next((n for n in ("MINDSPORE_OFFLOAD_THREADS", "OMP_NUM_THREADS") if os.environ.get(n)), None)
+    text = f"{threads}, on {cores} cores that may be used" + (f", as {asked} says" if asked else "")
+    if threads == cores:
+        yield Finding("threads", OK, text)
+    else:
+        other = "more threads than cores take turns" if threads > cores else "some cores stay idle"
+        cure = f"unset {asked}, or set MINDSPORE_OFFLOAD_THREADS={cores}" if asked else ""
+        yield Finding("threads", NOTE, f"{text}: {other}", cure)
+
+
+def _training(device):
+    """The first step is that of an optimizer that is told nothing; the others are what else can be asked for."""
+    from mindspore_offload.commands import training_check
+
+    yield _step(training_check, "auto", "auto", FAILED, "the findings above may be the cause")
+    for host_kernel, other in (("native", "stock"), ("stock", "native")):
+        for writeback in ("in_place", "assign") if device == "CPU" else ("assign",):
+            if host_kernel == "native" and not _native_works():
+                yield Finding("training step", SKIPPED, f"{host_kernel}, {writeback}: without the native library")
+            else:
+                yield _step(training_check, host_kernel, writeback, WARNING, f"use host_kernel='{other}'")
+
+
+def _step(training_check, host_kernel, writeback, bad, cure):
+    wrong = training_check.failures(host_kernel, writeback)
+    if wrong:
+        text = "; ".join(f"{dtype}: {what}" for dtype, what in wrong.items())
+        return Finding("training step", bad, f"{host_kernel}, {writeback}: {text}", cure)
+    text = f"{host_kernel}, {writeback}: float32, float16 and bfloat16 weights as in float64"
+    if host_kernel == "auto" and not _native_works():
+        text += ", by MindSpore's own, slower operations"
+    return Finding("training step", OK, text)
+
+
+def _native_works():
+    try:
+        native_library.load()
+    except native_library.NativeLibraryError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""Adam in float64: what the commands check an answer against before they believe in it."""
+
+import numpy as np
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+# Bits of the fraction: two neighbours near 1 are 2**-bits apart.
+FRACTION_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
+
+
+def adam(
+    weight,
+    gradients,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    loss_scale=1.0,
+    bias_correction=True,
+    eps_on_corrected_root=False,
+    decoupled=False,
+):
+    """The weight after a step for each of `gradients`, with the constants that float32 has.
+
+    The decay is an L2 penalty, or `decoupled` as that of AdamW. `eps_on_corrected_root` adds eps where PyTorch does.
+    """
+    beta1, beta2 = float(np.float32(BETA1)), float(np.float32(BETA2))
+    rest1, rest2 = float(np.float32(1) - np.float32(BETA1)), float(np.float32(1) - np.float32(BETA2))
+    weight = np.asarray(weight, np.float64)
+    m = v = 0.0
+    for t, gradient in enumerate(gradients, 1):
+        gradient = np.asarray(gradient, np.float64) / loss_scale
+        if decoupled:
+            weight = weight - learning_rate * weight_decay * weight
+        else:
+            gradient = gradient + weight_decay * weight
+        m = beta1 * m + rest1 * gradient
+        v = beta2 * v + rest2 * gradient**2
+        correction1, correction2 = (1 - beta1**t, 1 - beta2**t) if bias_correction else (1, 1)
+        eps = EPS * np.sqrt(correction2) if eps_on_corrected_root else EPS
+        weight = weight - learning_rate * np.sqrt(correction2) / correction1 * m / (np.sqrt(v) + eps)
+    return weight
+
+
+def worst_error(actual, expected, dtype, roundings=1):
+    """The largest error of an element, in units of what it may be.
+
+    It may be 1e-6 off, as float32 arithmetic is, and half a unit of its dtype for each time that it was rounded to it.
+    """
+    allowed = 1e-6 * np.maximum(1, np.abs(expected))
+    if dtype != "float32":
+        exponent = np.maximum(np.frexp(np.abs(expected))[1] - 1, -14)
+        allowed = allowed + roundings * np.ldexp(0.5, exponent - FRACTION_BITS[dtype])
+    errors = np.abs(np.asarray(actual, np.float64) - expected) / allowed
+    return errors.max() if np.isfinite(errors).all() else np.inf

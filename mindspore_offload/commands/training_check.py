@@ -1,0 +1,65 @@
+"""Real training steps of a small net, compared with Adam in float64."""
+
+import warnings
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from mindspore_offload import AdamOffload
+from mindspore_offload.commands import oracle
+from mindspore_offload.commands.errors import one_line
+
+DTYPES = ("float32", "float16", "bfloat16")
+SIZE = 1001  # no multiple of what a vector holds
+SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.01, "loss_scale": 1024.0}
+
+
+class Product(nn.Cell):
+    """A net of one weight, whose gradient is its input: the CPU device multiplies no bfloat16 matrices."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = Parameter(weight, name="weight")
+
+    def construct(self, inputs):
+        return (self.weight * inputs).astype(ms.float32).sum()
+
+
+def failures(host_kernel, writeback):
+    """What is wrong with the steps that these arguments of the optimizer give, by dtype; empty if nothing is."""
+    found = {}
+    for dtype in DTYPES:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of a library that can't be used, which is known
+                error = error_of_steps(dtype, host_kernel, writeback)
+        except Exception as exception:
+            found[dtype] = one_line(exception)
+        else:
+            if error > 1:
+                found[dtype] = f"the weights are off by {error:.3g} times what float32 arithmetic may be"
+    return found
+
+
+def error_of_steps(dtype, host_kernel, writeback):
+    """How far three training steps are from those in float64, in units of what they may be."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    start = _rounded(np.linspace(-1, 1, SIZE), dtype)
+    inputs = [_rounded(np.roll(np.linspace(-2, 2, SIZE), 100 * i), dtype) for i in range(3)]
+    net = Product(start)
+    optimizer = AdamOffload(net.trainable_params(), **SETTINGS, host_kernel=host_kernel, writeback=writeback)
+    train = nn.TrainOneStepCell(net, optimizer, sens=SETTINGS["loss_scale"])
+    for value in inputs:
+        train(value)
+    scaled = [_float64(value) * SETTINGS["loss_scale"] for value in inputs]
+    expected = oracle.adam(_float64(start), scaled, **SETTINGS)
+    return oracle.worst_error(_float64(net.weight), expected, dtype)
+
+
+def _rounded(values, dtype):
+    return Tensor(values, ms.float32).astype(getattr(ms, dtype))
+
+
+def _float64(tensor):
+    return tensor.astype(ms.float32).asnumpy().astype(np.float64)

@@ -1,0 +1,150 @@
+"""``doctor`` finds nothing on a healthy machine, and names cause and cure of what is made to fail here."""
+
+import functools
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracle import Oracle
+from packaging.requirements import Requirement
+
+from mindspore_offload import AdamOffload, native_library
+from mindspore_offload.commands import doctor, main, oracle, training_check
+
+
+@pytest.fixture
+def diagnosed(capsys):
+    """Runs the doctor; gives its exit status and its findings."""
+
+    def diagnose():
+        status = main(["doctor", "--json"])
+        report = json.loads(capsys.readouterr().out)
+        assert report["healthy"] == (status == 0)
+        return status, [doctor.Finding(**finding) for finding in report["findings"]]
+
+    return diagnose
+
+
+def of_state(findings, state):
+    return [finding for finding in findings if finding.state == state]
+
+
+def test_a_healthy_machine(diagnosed):
+    status, findings = diagnosed()
+    assert status == 0
+    assert {finding.state for finding in findings} <= {"ok", "note"}
+    steps = [finding.text.partition(":")[0] for finding in findings if finding.subject == "training step"]
+    assert steps == ["auto, auto", "native, in_place", "native, assign", "stock, in_place", "stock, assign"]
+
+    described = {finding.subject: finding.text for finding in findings}
+    assert str(native_library.PATH) in described["native library"]
+    assert "-ffp-contract=off" in described["native library"]
+    assert native_library.load().MindsporeOffloadIsa().decode() in described["instruction set"]
+
+
+def test_without_the_library(diagnosed, fresh_library, tmp_path):
+    fresh_library.setattr(native_library, "PATH", tmp_path / "libmindspore_offload.so")
+    status, findings = diagnosed()
+    assert status == 1
+    (failed,) = of_state(findings, "failed")
+    assert (failed.subject, "does not exist" in failed.text) == ("native library", True)
+    assert "install a C++ compiler" in failed.cure
+    steps = [finding.state for finding in findings if finding.subject == "training step"]
+    assert steps == ["ok", "skipped", "skipped", "ok", "ok"]
+
+
+def test_with_a_wrong_white_list(diagnosed, fresh_library):
+    fresh_library.setenv("MS_CUSTOM_AOT_WHITE_LIST", "/nowhere")
+    status, findings = diagnosed()
+    assert status == 1
+    (failed,) = of_state(findings, "failed")
+    assert "MS_CUSTOM_AOT_WHITE_LIST is '/nowhere'" in failed.text
+    assert f"set it to '{native_library.PATH.parent}'" in failed.cure
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "text", "cure"),
+    [
+        ("numpy", "2.1.0", "bfloat16 tensors", "pip install 'numpy>=1.26,<2'"),
+        ("mindspore", "2.11.0", "below 2.10.1 is supported", "pip install 'mindspore>=2.7.0,<=2.10.0'"),
+        ("mindspore", None, "is not installed", "pip install 'mindspore>=2.7.0,<=2.10.0'"),
+    ],
+    ids=["numpy-2", "newer-mindspore", "no-mindspore"],
+)
+def test_with_another_version(name, version, text, cure, diagnosed, monkeypatch):
+    installed = importlib.metadata.version
+
+    def pretended(asked):
+        if asked == name and version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version if asked == name else installed(asked)
+
+    monkeypatch.setattr(importlib.metadata, "version", pretended)
+    status, findings = diagnosed()
+    assert status == 1
+    (failed,) = of_state(findings, "failed")
+    assert text in failed.text
+    assert cure in failed.cure
+    assert [finding.subject for finding in of_state(findings, "skipped")] == ["training step"]
+
+
+def test_where_mindspore_cannot_be_imported(tmp_path):
+    """The package can be imported all the same, and the doctor says what MindSpore says."""
+    (tmp_path / "mindspore.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')")
+    source = Path(doctor.__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-m", "mindspore_offload", "doctor"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{source}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (1, "")
+    assert "failed   MindSpore         can't be imported: ImportError: libgomp.so.1: cannot open" in run.stdout
+
+
+def test_a_wrong_step_is_found(diagnosed, monkeypatch):
+    """All but the weights' exact values are right here: an optimizer that looks ahead."""
+    monkeypatch.setattr(training_check, "AdamOffload", functools.partial(AdamOffload, use_nesterov=True))
+    status, findings = diagnosed()
+    assert status == 1
+    assert [finding.state for finding in findings if finding.subject == "training step"] == ["failed"] + 4 * ["warning"]
+    for dtype in training_check.DTYPES:
+        assert f"{dtype}: the weights are off by" in of_state(findings, "failed")[0].text
+
+
+def test_the_supported_versions_are_those_of_the_package():
+    tomllib = pytest.importorskip("tomllib")
+    with open(Path(__file__).parent.parent / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+    wanted = {"mindspore": "MindSpore", "numpy": "numpy", "python": "Python"}
+    for text in [*project["dependencies"], f"python{project['requires-python']}"]:
+        requirement = Requirement(text)
+        first, beyond = doctor.SUPPORTED[wanted[requirement.name]]
+        for version in ("1.25.9", "1.26.0", "1.99", "2.0", "2.6.9", "2.7.0", "2.10.0", "2.10.1", "3.8", "3.9", "3.13"):
+            assert (first <= doctor._release(version) < beyond) == requirement.specifier.contains(version), text
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "loss_scale": 1024.0}], ids=["plain", "decay"])
+def test_the_oracle_is_that_of_the_tests(settings):
+    random = np.random.default_rng(5)
+    weight = random.standard_normal(1000)
+    gradients = random.standard_normal((3, 1000))
+    other = Oracle([weight], **settings)
+    for gradient in gradients:
+        other.step([gradient])
+    np.testing.assert_allclose(oracle.adam(weight, gradients, **settings), other.weights[0], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", training_check.DTYPES)
+def test_a_rounded_weight_may_be_half_a_unit_off(dtype):
+    unit = 2.0 ** -oracle.FRACTION_BITS[dtype]
+    expected = np.array([1.0, 1.5])
+    assert oracle.worst_error(expected + 0.4 * unit, expected, dtype) < 1
+    assert oracle.worst_error(expected + 0.6 * unit + 2e-6, expected, dtype) > 1
+    assert oracle.worst_error(np.array([1.0, np.nan]), expected, dtype) == np.inf
