@@ -2,6 +2,7 @@
 # make test    runs the tests
 # make dist    builds the wheel, for every Linux that is not older than this one
 # make test-oldest   runs the tests of the contract on that wheel, with the oldest supported MindSpore
+# make test-peers    compares with PyTorch and DeepSpeed, after installing both (of PyTorch what pip takes by default)
 # make lint    checks format and style        make format    mends what it can
 # make kernel  tests the native kernel alone, as two compilers build it
 # make sanitize   the same under the sanitizers of memory, undefined behaviour and threads
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP := $(wildcard mindspore_offload/csrc/*.h mindspore_offload/csrc/*.cc tests/kernel/*.cc)
 
-.PHONY: demo test test-oldest lint format bench docs figures dist kernel sanitize aarch64 fuzz clean
+.PHONY: demo test test-oldest test-peers lint format bench docs figures dist kernel sanitize aarch64 fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
 $(VENV)/stamp: $(SOURCES)
@@ -54,6 +55,10 @@ test-oldest: dist $(OLDEST)/stamp
 	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. $(PARALLEL) test_contract.py test_checkpoint.py \
 	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py \
 	    --deselect tests/test_placement.py::test_the_documentation_shows_what_the_command_prints
+
+test-peers: $(VENV)/stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
+	PATH=$(BIN):$$PATH $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
 
 lint: $(VENV)/stamp
 	$(BIN)/ruff check .
