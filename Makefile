@@ -58,7 +58,7 @@ test-oldest: dist $(OLDEST)/stamp
 
 test-peers: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
-	PATH=$(BIN):$$PATH $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
 
 lint: $(VENV)/stamp
 	$(BIN)/ruff check .
