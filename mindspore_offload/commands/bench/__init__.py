@@ -90,7 +90,7 @@ def run(arguments):
         say(tables.steps(report["steps"][-1]))
     if layers:
         report["training"] = {"layers": layers, "params": memory.params_of(layers)}
-        report["training"]["rivals"] = memory.measure(rivals.MAIN, layers)
+        report["training"]["rivals"] = memory.measure(rivals.TRAINED, layers)
         say(tables.training(report["training"]))
     report["steps"].append(_timed(params, arguments.tensors, arguments.steps, contenders))
     say(tables.steps(report["steps"][-1]))

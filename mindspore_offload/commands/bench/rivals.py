@@ -98,6 +98,7 @@ class Clipped(nn.Cell):
     def __init__(self, parameters, max_grad_norm):
         super().__init__()
         self.optimizer, self.max_grad_norm = nn.Adam(parameters), max_grad_norm
+        self.parameters = self.optimizer.parameters
 
     def construct(self, gradients):
         return self.optimizer(ops.clip_by_global_norm(gradients, self.max_grad_norm))
@@ -125,3 +126,4 @@ ALL = {
     "FusedCastAdamWeightDecay": Rival(FusedCastAdamWeightDecay, {}, answer={"bias_correction": False}),
 }
 MAIN = ("AdamOffload", "nn.Adam", "nn.AdamOffload")
+TRAINED = (*MAIN, "AdamOffload, clipping", "ops.clip_by_global_norm, nn.Adam")
