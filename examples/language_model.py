@@ -1,11 +1,11 @@
-"""Train a GPT of 7 million float16 weights with `AdamOffload`, next to the same in float32 with MindSpore's `nn.Adam`.
+"""Train a GPT of 5.5 million float16 weights with `AdamOffload`, next to the same in float32 with MindSpore's `nn.Adam`.
 
 The text is Python's own reference manual (see text.py), so nothing is downloaded. Both trainings begin with the same
 weights and see the same batches in the same order, each in a process of its own, so that its memory can be measured.
 Both have parameter groups, a learning rate that warms up and then falls, and clipping by the global norm; in float16 a
 dynamic loss scale too, which begins so large that gradients overflow, and those steps are skipped. Prints the
 validation loss and the memory of both and a text that the float16 net has written, and draws the curves into
-output/language_model.png. Takes about seven minutes on two cores:
+output/language_model.png. Takes about six minutes on two cores:
 
     pip install 'mindspore_offload[examples]'
     python examples/language_model.py
@@ -35,7 +35,7 @@ EPOCHS = 1
 LEARNING_RATE, WARM_UP = 1e-3, 50  # at its highest; steps
 WEIGHT_DECAY = 1e-4
 FIRST_SCALE = 2.0**24  # of the loss; too large on purpose
-VALIDATIONS = 6
+VALIDATIONS = 4
 ALLOWED = 0.01  # of the validation loss of float32
 SMOOTHED_STEPS = 20
 
@@ -164,7 +164,7 @@ def draw(runs, path):
 def main():
     parser = arguments.parser(__doc__, EPOCHS)
     arguments.add_steps(parser)
-    parser.add_argument("--layers", type=int, default=4, help="(default: %(default)s)")
+    parser.add_argument("--layers", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--width", type=int, default=384, help="a multiple of 6 (default: %(default)s)")
     parser.add_argument("--characters", type=int, default=400, help="of text to write (default: %(default)s)")
     options = arguments.parse(parser)
