@@ -62,7 +62,7 @@ class GPT(nn.Cell):
 
     def __init__(self, layers, width, heads, length, dtype=ms.float32):
         super().__init__()
-        self.tokens = nn.Embedding(VOCABULARY, width, embedding_table=SMALL, dtype=dtype)
+        self.tokens = nn.Embedding(VOCABULARY, width, embedding_table=initializer(SMALL, (VOCABULARY, width), dtype))
         self.positions = Parameter(initializer(SMALL, (length, width), dtype), name="positions")
         self.blocks = nn.SequentialCell(*[Block(width, heads, length, dtype) for _ in range(layers)])
         self.norm = nn.LayerNorm((width,))
