@@ -45,11 +45,11 @@ def test_language_model(tmp_path):
     printed = output(
         start("language_model", "--steps=48", "--layers=1", "--width=48", "--characters=20", f"--output={tmp_path}")
     )
-    assert "step    1   skipped: a gradient overflowed with loss scale 16,777,216" in printed
+    assert "step    1   skipped: a gradient overflowed with loss scale 2,097,152" in printed
     rows = re.findall(r"^(float\d\d), mindspore\S+ +(\d\.\d+) +(\d+) +(\d[\d,]*)$", printed, re.MULTILINE)
     (_, ours, skipped, _), (_, adam, none, _) = rows
     assert [row[0] for row in rows] == ["float16", "float32"]
-    assert 4 <= int(skipped) <= 16
+    assert 1 <= int(skipped) <= 12
     assert none == "0"
     assert float(ours) < 4.5  # log(256) = 5.55 before the first step
     assert float(ours) == pytest.approx(float(adam), rel=0.1)  # behind by the steps that were skipped
