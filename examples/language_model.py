@@ -5,7 +5,7 @@ weights and see the same batches in the same order, each in a process of its own
 Both have parameter groups, a learning rate that warms up and then falls, and clipping by the global norm; in float16 a
 dynamic loss scale too, which begins so large that gradients overflow, and those steps are skipped. Prints the
 validation loss and the memory of both and a text that the float16 net has written, and draws the curves into
-output/language_model.png. Takes about six minutes on two cores:
+output/language_model.png. Takes about seven minutes on two cores:
 
     pip install 'mindspore_offload[examples]'
     python examples/language_model.py
