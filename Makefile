@@ -8,6 +8,7 @@
 # make sanitize   the same under the sanitizers of memory, undefined behaviour and threads
 # make aarch64    the same, built for aarch64 and run in an emulator: the same bits
 # make fuzz    calls the adapter with thousands of random and broken arguments
+# make examples   runs all examples in full
 # make bench   measures speed and memory on this machine
 # make docs    builds the documentation: build/docs/en/index.html and build/docs/zh/index.html
 # make figures measures anew what the documentation shows of speed and memory
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP := $(wildcard mindspore_offload/csrc/*.h mindspore_offload/csrc/*.cc tests/kernel/*.cc)
 
-.PHONY: demo test test-oldest test-peers lint format bench docs figures dist kernel sanitize aarch64 fuzz clean
+.PHONY: demo examples test test-oldest test-peers lint format bench docs figures dist kernel sanitize aarch64 fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
 $(VENV)/stamp: $(SOURCES)
@@ -29,6 +30,18 @@ $(VENV)/stamp: $(SOURCES)
 
 demo: $(VENV)/stamp
 	$(BIN)/python examples/digits.py
+
+# msrun starts the python that it finds in PATH. The migrations begin without a checkpoint of the last time.
+examples: $(VENV)/stamp demo
+	$(BIN)/python examples/digits_float16.py
+	$(BIN)/python examples/language_model.py
+	PATH=$(BIN):$$PATH msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=output/data_parallel \
+	    examples/data_parallel.py
+	$(BIN)/python examples/interrupted.py
+	rm -f output/migration_*.ckpt
+	for optimizer in adam_offload adam; do for program in before after; do \
+	    $(BIN)/python examples/migration_$${optimizer}_$$program.py || exit; done; done
+	$(BIN)/python examples/placement.py transformer --dtype float16
 
 # Most of the time is MindSpore compiling graphs, on one core: a file of tests a process, two at once.
 PARALLEL := --numprocesses 2 --dist loadfile

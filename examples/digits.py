@@ -11,12 +11,11 @@ In a net as small as this one a step is mostly forward and backward; `python -m 
 optimizers alone.
 """
 
-import argparse
 import statistics
 import sys
 import time
-from pathlib import Path
 
+import arguments
 import matplotlib
 import mindspore as ms
 import numpy as np
@@ -163,27 +162,18 @@ def draw(runs, path):
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("LeNet-5 on 8x8 digits: same weights, same batches, three optimizers", fontsize=15)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     print(f"The curves are in {path}.")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each optimizer (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of data split, weights and shuffle (default: %(default)s)")
-    parser.add_argument("--output", default="output/digits.png", help="file for the curves (default: %(default)s)")
-    parser.add_argument("--device-target", default="CPU", help="as for mindspore.set_device (default: %(default)s)")
-    arguments = parser.parse_args()
-
+    options = arguments.parse(arguments.parser(__doc__, EPOCHS))
     matplotlib.use("Agg")  # no display is needed
-    ms.set_context(mode=ms.GRAPH_MODE)
-    ms.set_device(arguments.device_target)
-    runs = {name: train(name, arguments.epochs, arguments.seed) for name in OPTIMIZERS}
+    runs = {name: train(name, options.epochs, options.seed) for name in OPTIMIZERS}
     print_table(runs)
-    draw(runs, arguments.output)
+    draw(runs, options.output / "digits.png")
     accuracy = runs[OURS].accuracies[-1]
-    if accuracy < EXPECTED_ACCURACY and arguments.epochs >= EPOCHS:
+    if accuracy < EXPECTED_ACCURACY and options.epochs >= EPOCHS:
         sys.exit(f"{OURS} read {accuracy:.2%} of the test digits correctly; {EXPECTED_ACCURACY:.0%} were expected.")
 
 

@@ -8,10 +8,10 @@ seed alone differs by as much from the next. Takes about two minutes on two core
     python examples/digits_float16.py
 """
 
-import argparse
 import statistics
 import sys
 
+import arguments
 import mindspore as ms
 from digits import EPOCHS, LEARNING_RATE, LeNet5, load_batches
 from mindspore import nn
@@ -58,15 +58,14 @@ def train(dtype, settings, epochs, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each run (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: %(default)s)")
-    arguments = parser.parse_args()
-    ms.set_context(mode=ms.GRAPH_MODE)
+    parser = arguments.parser(__doc__, EPOCHS)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind, from --seed on (default: %(default)s)")
+    options = arguments.parse(parser)
+    seeds = range(options.seed, options.seed + options.seeds)
     means = {}
     print(f"{'':30}{'test accuracy, mean':>20}{'of each seed':>30}")
     for name, (dtype, settings) in RUNS.items():
-        accuracies = [train(dtype, settings, arguments.epochs, seed) for seed in range(1, arguments.seeds + 1)]
+        accuracies = [train(dtype, settings, options.epochs, seed) for seed in seeds]
         means[name] = statistics.mean(accuracies)
         print(f"{name:30}{means[name]:20.2%}{'  '.join(f'{accuracy:.2%}' for accuracy in accuracies):>30}")
     worst = min(means, key=means.get)

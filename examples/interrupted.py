@@ -1,0 +1,169 @@
+"""Kill a training with SIGKILL at a random step, and start it again: it ends with the bits of one that never stopped.
+
+A small GPT learns Python's reference manual (see text.py) in a process of its own, which saves a checkpoint every few
+steps with MindSpore's `ModelCheckpoint`, and goes on from the newest one in its folder when it starts. One such process
+runs to its end; another one is killed, started again, and then compared with the first: all weights and states, and the
+loss of each step. Draws both curves into output/interrupted.png. Takes about a minute on two cores:
+
+    pip install 'mindspore_offload[examples]'
+    python examples/interrupted.py
+
+With `--folder` it is the training alone, to be killed and started again by hand.
+"""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import arguments
+import matplotlib
+import mindspore as ms
+import text
+from gpt import GPT, Loss
+from matplotlib import pyplot
+from mindspore import nn
+
+from mindspore_offload import AdamOffload
+
+LENGTH, BATCH = 32, 16
+EPOCHS, STEPS = 1, 150
+SAVED_STEPS = 10  # from one checkpoint to the next
+LOSSES = "losses.txt"  # a line for each step: its number and its loss, with all bits
+
+
+class WriteLosses(ms.train.Callback):
+    """Appends the loss of each step to a file, from step `first` on."""
+
+    def __init__(self, path, first):
+        super().__init__()
+        self.path, self.first = path, first
+
+    def on_train_step_end(self, run_context):
+        run = run_context.original_args()
+        with self.path.open("a", encoding="utf-8") as file:
+            print(self.first + run.cur_step_num, float(run.net_outputs.asnumpy()).hex(), file=file)
+
+
+def newest_checkpoint(folder):
+    """None, if there is no checkpoint yet. One that is still being written has another name, so this one is whole."""
+    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def load(cell, path):
+    """Strictly: by default MindSpore loads what only ends alike too, moment1.weight into weight."""
+    missing, _ = ms.load_param_into_net(cell, ms.load_checkpoint(str(path)), strict_load=True)
+    if missing:
+        sys.exit(f"{path} lacks {', '.join(missing)}, so the training would not go on as it was.")
+
+
+def train(options, folder):
+    """From the newest checkpoint in `folder` on, if there is one, to the last step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ms.set_seed(options.seed)
+    training, _ = text.load(LENGTH)
+    steps = arguments.steps(options, epoch=len(training[0]) // BATCH)
+    gpt = GPT(layers=2, width=96, heads=6, length=LENGTH)
+    optimizer = AdamOffload(gpt.trainable_params(), nn.cosine_decay_lr(1e-4, 2e-3, steps, 1, steps))
+    step = nn.TrainOneStepCell(Loss(gpt), optimizer)
+    saved = newest_checkpoint(folder)
+    if saved:
+        load(step, saved)
+    first = int(optimizer.global_step.asnumpy()[0])  # how many steps the checkpoint has behind it
+    config = ms.train.CheckpointConfig(save_checkpoint_steps=SAVED_STEPS, keep_checkpoint_max=2)
+    ms.Model(step).train(
+        1,
+        text.in_order(training, BATCH, steps, options.seed, first),
+        callbacks=[
+            WriteLosses(folder / LOSSES, first),
+            ms.train.ModelCheckpoint(prefix=f"from_step_{first}", directory=str(folder), config=config),
+        ],
+        dataset_sink_mode=False,
+    )
+
+
+def start(options, folder):
+    """The training alone, in a new process."""
+    command = [sys.executable, __file__, f"--folder={folder}", f"--epochs={options.epochs}", f"--steps={options.steps}"]
+    return subprocess.Popen([*command, f"--seed={options.seed}", f"--device-target={options.device_target}"])
+
+
+def run_to_the_end(options, folder):
+    if start(options, folder).wait() != 0:
+        sys.exit(f"The training in {folder} failed.")
+
+
+def run_until_killed(options, folder, step, delay):
+    """Killed `delay` seconds after it has taken that step: between two steps, in one, or while it saves."""
+    process = start(options, folder)
+    while len(read_losses(folder)) < step and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.kill()
+    if process.wait() >= 0:
+        sys.exit(f"The training in {folder} ended before it could be killed.")
+
+
+def read_losses(folder):
+    """Pairs of a step and its loss. The steps after a checkpoint occur again after it was resumed from."""
+    path = folder / LOSSES
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [(int(step), float.fromhex(loss)) for step, loss in map(str.split, lines)]
+
+
+def differences(unbroken, resumed):
+    """The names of the parameters, states included, that differ in any bit."""
+    one, other = (ms.load_checkpoint(str(newest_checkpoint(folder))) for folder in (unbroken, resumed))
+    if one.keys() != other.keys():
+        return sorted(one.keys() ^ other.keys())
+    return [name for name in one if one[name].asnumpy().tobytes() != other[name].asnumpy().tobytes()]
+
+
+def draw(unbroken, before, after, path):
+    figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
+    axes.plot(*zip(*unbroken), color="#f7c873", linewidth=7, label="never stopped")
+    axes.plot(*zip(*before), color="#c0392b", linewidth=1.6, label=f"killed after step {before[-1][0]}")
+    axes.plot(*zip(*after), color="black", linewidth=1.6, linestyle=(0, (5, 3)), label=f"resumed at step {after[0][0]}")
+    axes.set(title="A training that was killed and resumed", xlabel="step", ylabel="training loss, nats a byte")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    print(f"The curves are in {path}.")
+
+
+def main():
+    parser = arguments.parser(__doc__, EPOCHS)
+    arguments.add_steps(parser, STEPS)
+    parser.add_argument("--folder", type=Path, help="train only, in this folder")
+    options = arguments.parse(parser)
+    if options.folder:
+        train(options, options.folder)
+        return
+
+    unbroken, broken = (options.output / "interrupted" / name for name in ("unbroken", "broken"))
+    shutil.rmtree(unbroken.parent, ignore_errors=True)
+    run_to_the_end(options, unbroken)
+    expected = read_losses(unbroken)
+    print(f"One training took its {len(expected)} steps.")
+
+    chance = random.Random(options.seed)
+    run_until_killed(options, broken, chance.randint(SAVED_STEPS, len(expected) - SAVED_STEPS), chance.uniform(0, 0.05))
+    before = read_losses(broken)
+    print(f"The other one was killed after step {before[-1][0]}.")
+    run_to_the_end(options, broken)
+    after = read_losses(broken)[len(before) :]
+    print(f"Started again, it went on at step {after[0][0]}, from its newest checkpoint.")
+
+    matplotlib.use("Agg")  # no display is needed
+    draw(expected, before, after, options.output / "interrupted.png")
+    different = differences(unbroken, broken)
+    if different or set(before + after) != set(expected):
+        sys.exit(f"The two trainings differ: {', '.join(different) or 'in their losses'}.")
+    print("Both ended with the same bits in all weights and states, and had the same loss, to the bit, in every step.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Train a GPT of 4 million float16 weights with `AdamOffload`, next to float32 weights with MindSpore's `nn.Adam`.
+
+The text is Python's own reference manual (see text.py), so nothing is downloaded. Both trainings begin with the same
+weights and see the same batches in the same order, each in a process of its own, so that its memory can be measured.
+Both have parameter groups, a learning rate that warms up and then falls, and clipping by the global norm; in float16 a
+dynamic loss scale too, which begins so large that gradients overflow, and those steps are skipped. Prints the
+validation loss and the memory of both and a text that the float16 net has written, and draws the curves into
+output/language_model.png. Takes about seven minutes on two cores:
+
+    pip install 'mindspore_offload[examples]'
+    python examples/language_model.py
+"""
+
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+import arguments
+import matplotlib
+import mindspore as ms
+import numpy as np
+import text
+from gpt import GPT, Loss
+from matplotlib import pyplot
+from mindspore import Tensor, nn
+from steps import Float16Step, Float32Step
+from tqdm import tqdm
+
+from mindspore_offload import AdamOffload
+
+OURS, ADAM = "float16, mindspore_offload.AdamOffload", "float32, mindspore.nn.Adam"
+LENGTH, BATCH = 64, 16
+EPOCHS = 2
+LEARNING_RATE, WARM_UP = 1e-3, 50  # at its highest; steps
+WEIGHT_DECAY = 1e-4
+FIRST_SCALE = 2.0**21  # of the loss; too large on purpose
+VALIDATIONS = 4
+ALLOWED = 0.01  # of the validation loss of float32
+SMOOTHED_STEPS = 20
+
+
+def parameter_groups(net):
+    """Matrices decay; norms and biases, which have one dimension, don't."""
+    parameters = net.trainable_params()
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        {"order_params": parameters},
+    ]
+
+
+def learning_rates(steps):
+    """Of each step: up in a line, then down along a cosine to a tenth."""
+    warm_up = min(WARM_UP, steps // 4)
+    falling = nn.cosine_decay_lr(LEARNING_RATE / 10, LEARNING_RATE, steps - warm_up, 1, steps - warm_up)
+    return [LEARNING_RATE * (step + 1) / (warm_up + 1) for step in range(warm_up)] + falling
+
+
+@dataclass
+class Run:
+    """What is kept of a training."""
+
+    losses: list = field(default_factory=list)
+    validation: dict = field(default_factory=dict)  # step: loss
+    skipped: int = 0
+    peak: float = 0.0  # resident megabytes
+    sample: str = ""
+
+
+class Monitor(ms.train.Callback):
+    """Shows the progress, and fills in a `Run`."""
+
+    def __init__(self, name, loss, validation_set, every):
+        super().__init__()
+        self.name, self.loss, self.validation_set, self.every = name, loss, validation_set, every
+        self.run = Run()
+
+    def on_train_begin(self, run_context):
+        # disable=None leaves the bar out of a file, which would keep every state of it.
+        total = run_context.original_args().batch_num
+        self.bar = tqdm(total=total, desc=self.name, unit="step", leave=False, disable=None)
+
+    def on_train_step_end(self, run_context):
+        run, results = run_context.original_args(), run_context.original_args().net_outputs
+        if isinstance(results, tuple):
+            results, norm, scale = (float(result.asnumpy()) for result in results)
+            if not np.isfinite(norm):
+                self.run.skipped += 1
+                tqdm.write(f"  step {run.cur_step_num:4}   skipped: a gradient overflowed with loss scale {scale:,.0f}")
+        self.run.losses.append(float(results))
+        self.bar.update()
+        if run.cur_step_num % self.every == 0 or run.cur_step_num == run.batch_num:
+            self.validate(run.cur_step_num)
+
+    def validate(self, step):
+        losses = [float(self.loss(*batch).asnumpy()) for batch in self.validation_set.create_tuple_iterator()]
+        self.run.validation[step] = float(np.mean(losses))
+        training = np.mean(self.run.losses[-self.every :])
+        tqdm.write(f"  step {step:4}   training loss {training:.4f}   validation loss {self.run.validation[step]:.4f}")
+
+    def on_train_end(self, run_context):
+        self.bar.close()
+        self.run.peak = peak_resident_mb()
+
+
+def peak_resident_mb():
+    """Of this process."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
+def train(name, options):
+    """A `Run` of the training of that name."""
+    arguments.set_up(options)
+    print(f"\n{name}", flush=True)
+    ms.set_seed(options.seed)  # decides the initial weights
+    gpt = GPT(options.layers, options.width, 6, LENGTH, ms.float16 if name == OURS else ms.float32)
+    training, validation = text.load(LENGTH)
+    steps = arguments.steps(options, epoch=len(training[0]) // BATCH)
+    loss, groups, rates = Loss(gpt), parameter_groups(gpt), learning_rates(steps)
+    if name == OURS:
+        step = Float16Step(loss, AdamOffload(groups, rates), FIRST_SCALE)
+    else:
+        step = Float32Step(loss, nn.Adam(groups, rates))
+    validation_set = text.in_order(validation, BATCH, len(validation[0]) // BATCH, options.seed)
+    monitor = Monitor(name, loss, validation_set, every=-(-steps // VALIDATIONS))
+    training_set = text.in_order(training, BATCH, steps, options.seed)
+    ms.Model(step).train(1, training_set, callbacks=monitor, dataset_sink_mode=False)
+    if name == OURS:
+        monitor.run.sample = write(gpt, validation[0][0], options.characters, options.seed)
+    return monitor.run
+
+
+def write(gpt, prompt, count, seed, temperature=0.7):
+    """What the net writes after `prompt`: byte by byte, each drawn from the probabilities that it gives them."""
+    random = np.random.default_rng(seed)
+    tokens = list(prompt)
+    for _ in range(count):
+        scores = gpt(Tensor([tokens[-LENGTH:]], ms.int32))[0, -1].asnumpy() / temperature
+        # The largest of scores plus Gumbel noise is a draw from their softmax.
+        tokens.append(int(np.argmax(scores + random.gumbel(size=len(scores)))))
+    return bytes(tokens[LENGTH:]).decode(errors="replace")
+
+
+def draw(runs, path):
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    looks = {ADAM: {"color": "#f7c873", "linewidth": 6}, OURS: {"color": "black", "linewidth": 1.6}}
+    for name, look in looks.items():
+        losses = np.convolve(runs[name].losses, np.full(SMOOTHED_STEPS, 1 / SMOOTHED_STEPS), mode="valid")
+        left.plot(np.arange(len(losses)) + SMOOTHED_STEPS, losses, label=name, **look)
+        right.plot(*zip(*runs[name].validation.items()), label=name, marker="o", **look)
+    left.set(title="Training loss", xlabel="step", ylabel=f"cross-entropy, nats a byte, mean of {SMOOTHED_STEPS} steps")
+    right.set(title="Validation loss", xlabel="step", ylabel="cross-entropy, nats a byte")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("A GPT on Python's reference manual: same initial weights, same batches", fontsize=15)
+    figure.savefig(path, dpi=150)
+    print(f"The curves are in {path}.")
+
+
+def main():
+    parser = arguments.parser(__doc__, EPOCHS)
+    arguments.add_steps(parser)
+    parser.add_argument("--layers", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--width", type=int, default=384, help="a multiple of 6 (default: %(default)s)")
+    parser.add_argument("--characters", type=int, default=400, help="of text to write (default: %(default)s)")
+    options = arguments.parse(parser)
+
+    matplotlib.use("Agg")  # no display is needed
+    runs = {}
+    for name in (OURS, ADAM):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            runs[name] = process.submit(train, name, options).result()
+    print(f"\n{runs[OURS].sample}\n")
+    print(f"{'':45}{'validation loss':>16}{'skipped steps':>15}{'peak resident MB':>18}")
+    for name, run in runs.items():
+        print(f"{name:45}{list(run.validation.values())[-1]:16.4f}{run.skipped:15}{run.peak:18,.0f}")
+    ours, adam = (list(runs[name].validation.values())[-1] for name in (OURS, ADAM))
+    print(f"\nThe validation loss in float16 is {ours / adam - 1:+.2%} of that in float32.")
+    draw(runs, options.output / "language_model.png")
+    if ours > adam * (1 + ALLOWED) and not options.steps:
+        sys.exit(f"That is more than {ALLOWED:.0%}.")
+
+
+if __name__ == "__main__":
+    main()
