@@ -6,7 +6,6 @@ from mindspore.ops import composite as C
 
 MAX_NORM = 1.0  # of all gradients together; larger ones are scaled down to it
 
-_sum_of_squares = C.MultitypeFuncGraph("sum_of_squares")
 _times = C.MultitypeFuncGraph("times")
 
 
@@ -25,10 +24,10 @@ class Float32Step(nn.Cell):
 
 
 class Float16Step(nn.Cell):
-    """Gradients of a scaled loss, which are unscaled and clipped in float32, and skipped if they overflowed.
+    """Gradients of a scaled loss, for an optimizer that clips them and leaves out the step if one has overflowed.
 
     Returns:
-        The loss; the norm of the gradients, which is not finite if the step was skipped; the scale.
+        The loss; the norm of the gradients, which is not finite if the step was left out; the scale.
     """
 
     def __init__(self, loss, optimizer, first_scale):
@@ -44,20 +43,13 @@ class Float16Step(nn.Cell):
     def construct(self, tokens, targets):
         scale = self.scaler.scale_value * 1.0  # as it is before it is adjusted
         loss, gradients = self.backward(tokens, targets)
-        norm = ops.addn(self.map(_sum_of_squares, gradients)) ** 0.5 / scale
-        finite = ops.isfinite(norm)
-        if finite:
-            factor = MAX_NORM / ops.maximum(norm, MAX_NORM) / scale
-            self.optimizer(self.map(ops.partial(_times, factor), gradients))
-        self.scaler.adjust(finite)
+        # In float32: unscaled, many would be too small for float16.
+        updated = self.optimizer(self.map(ops.partial(_times, 1 / scale), gradients))
+        norm = ops.depend(self.optimizer.global_norm, updated)[0]
+        self.scaler.adjust(ops.isfinite(norm))
         return loss / scale, norm, scale
 
 
-@_sum_of_squares.register("Tensor")
-def _sum_squares(gradient):
-    return gradient.astype(ms.float32).square().sum()
-
-
 @_times.register("Tensor", "Tensor")
-def _multiply(factor, gradient):
+def _times_float32(factor, gradient):
     return gradient.astype(ms.float32) * factor
