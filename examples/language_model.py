@@ -189,7 +189,7 @@ def main():
     for name, run in runs.items():
         print(f"{name:45}{list(run.validation.values())[-1]:16.4f}{run.skipped:15}{run.peak:18,.0f}")
     ours, adam = (list(runs[name].validation.values())[-1] for name in (OURS, ADAM))
-    print(f"\nThe validation loss in float16 is {ours / adam - 1:+.2%} of that in float32.")
+    print(f"\nThe validation loss in float16 differs from that in float32 by {ours / adam - 1:+.2%}.")
     draw(runs, options.output / "language_model.png")
     if ours > adam * (1 + ALLOWED) and not options.steps:
         sys.exit(f"That is more than {ALLOWED:.0%}.")
