@@ -123,8 +123,9 @@ docs: $(VENV)/stamp
 	$(BIN)/sphinx-build -q -E -W -n --keep-going docs_en build/docs/en
 	$(BIN)/sphinx-build -q -E -W -n --keep-going docs_zh build/docs/zh
 
+# With PyTorch and DeepSpeed, which `make test-peers` installs.
 figures: $(VENV)/stamp
-	$(BIN)/python -m mindspore_offload bench --plot docs/bench.png > docs/bench.txt
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m mindspore_offload bench --loaded --plot docs/bench.png > docs/bench.txt
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist output *.egg-info mindspore_offload/*.so

@@ -23,7 +23,7 @@ import numpy as np
 import text
 from gpt import GPT, Loss
 from matplotlib import pyplot
-from mindspore import Tensor, nn
+from mindspore import Tensor, amp, nn
 from steps import MAX_NORM, Float16Step, Float32Step
 from tqdm import tqdm
 
@@ -122,14 +122,16 @@ def train(name, options):
     steps = arguments.steps(options, epoch=len(training[0]) // BATCH)
     loss, rates = Loss(gpt), learning_rates(steps)
     if name == OURS:
+        scaler = amp.DynamicLossScaler(FIRST_SCALE, scale_factor=2, scale_window=200)
         optimizer = AdamWOffload(
             parameter_groups(gpt, DECOUPLED_DECAY),
             rates,
+            loss_scale=scaler.scale_value,
             max_grad_norm=MAX_NORM,
             skip_nonfinite=True,
             min_offload_size=MIN_OFFLOAD_SIZE,
         )
-        step = Float16Step(loss, optimizer, FIRST_SCALE)
+        step = Float16Step(loss, optimizer, scaler)
     else:
         step = Float32Step(loss, nn.Adam(parameter_groups(gpt, L2_PENALTY), rates))
     validation_set = text.in_order(validation, BATCH, len(validation[0]) // BATCH, options.seed)

@@ -77,8 +77,10 @@ class AdamOffload(nn.Optimizer):
         use_nesterov (bool): Whether to use Nesterov's accelerated gradient. Default: ``False`` .
         weight_decay (Union[float, int, Cell]): The L2 penalty, at least 0. A Cell is called with `global_step` in each
             step. Default: ``0.0`` .
-        loss_scale (float): What the loss was multiplied with; greater than 0. To be set to that of a
-            `FixedLossScaleManager` whose `drop_overflow_update` is False. Default: ``1.0`` .
+        loss_scale (Union[float, Parameter]): What the loss was multiplied with; greater than 0. To be set to that of a
+            `FixedLossScaleManager` whose `drop_overflow_update` is False. A Parameter of dtype float32 with one element
+            is read in each step: the `scale_value` of an `amp.DynamicLossScaler`, for example, so that its gradients
+            need not be unscaled before. Default: ``1.0`` .
 
     Keyword Args:
         host_kernel (str): What runs Adam on the host. ``"native"`` is this package's own kernel: fused, and the same
@@ -115,7 +117,8 @@ class AdamOffload(nn.Optimizer):
     Raises:
         TypeError: If `learning_rate` is not one of int, float, Tensor, Iterable, LearningRateSchedule.
         TypeError: If an element of `params` is neither Parameter nor dict.
-        TypeError: If `beta1`, `beta2`, `eps` or `loss_scale` is not a float.
+        TypeError: If `beta1`, `beta2` or `eps` is not a float.
+        TypeError: If `loss_scale` is neither a float nor a Parameter of float32 with one element.
         TypeError: If `weight_decay` is neither float, int nor Cell.
         TypeError: If `use_locking`, `use_nesterov` or `skip_nonfinite` is not a bool.
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
@@ -171,13 +174,16 @@ class AdamOffload(nn.Optimizer):
         skip_nonfinite=False,
         min_offload_size=0,
     ):
-        super().__init__(learning_rate, checks.reusable(params), weight_decay, loss_scale)
+        dynamic_scale = isinstance(loss_scale, Parameter)
+        super().__init__(learning_rate, checks.reusable(params), weight_decay, 1.0 if dynamic_scale else loss_scale)
         checks.parameters(self.cls_name, self.parameters)
         checks.is_float_between(self.cls_name, "beta1", beta1, 0.0, 1.0)
         checks.is_float_between(self.cls_name, "beta2", beta2, 0.0, 1.0)
         checks.is_float_between(self.cls_name, "eps", eps, 0.0, float("inf"))
         checks.is_bool(self.cls_name, "use_locking", use_locking)
         checks.is_bool(self.cls_name, "use_nesterov", use_nesterov)
+        if dynamic_scale:
+            checks.dynamic_loss_scale(self.cls_name, loss_scale)
         checks.max_grad_norm(self.cls_name, max_grad_norm)
         checks.is_bool(self.cls_name, "skip_nonfinite", skip_nonfinite)
         checks.min_offload_size(self.cls_name, min_offload_size)
@@ -198,15 +204,17 @@ class AdamOffload(nn.Optimizer):
             use_locking,
             use_nesterov,
             self._decoupled,
-            unscale=self.need_scale,
+            unscale=self.need_scale or dynamic_scale,
+            dynamic_scale=dynamic_scale,
             clip=max_grad_norm is not None,
             skip=skip_nonfinite,
         )
+        self._loss_scale = loss_scale if dynamic_scale else Tensor([1.0], mstype.float32)
         self._measure = skip_nonfinite or max_grad_norm is not None
         if self._measure:
             self.global_norm = Parameter(Tensor([0.0], mstype.float32), name="global_norm")
             norm = host.norm(len(self.parameters))
-            self._global_norm = GlobalNorm(norm, max_grad_norm, gradient_scale, self.global_norm)
+            self._global_norm = GlobalNorm(norm, max_grad_norm, gradient_scale, dynamic_scale, self.global_norm)
         skipped_steps = None
         if skip_nonfinite:
             self.skipped_steps = skipped_steps = Parameter(Tensor([0], mstype.int32), name="skipped_steps")
@@ -225,7 +233,7 @@ class AdamOffload(nn.Optimizer):
         buckets += [DeviceUpdate(bucket, algorithm) for bucket in state.buckets(kept, start=len(offloaded))]
         self._buckets = nn.CellList(buckets, auto_prefix=False)
         self._names = tuple(parameter.name for parameter in self.parameters)
-        self._multiply = on_host(ops.Mul())
+        self._multiply, self._reshape = on_host(ops.Mul()), on_host(ops.Reshape())
         self._success = (True,) * len(self.parameters)
 
     @jit(backend="ms_backend")
@@ -233,13 +241,14 @@ class AdamOffload(nn.Optimizer):
         checks.gradients(self.cls_name, isinstance(gradients, tuple), len(gradients), len(self.parameters))
         checks.all_dense(self.cls_name, self._names, self.map_(_is_dense, gradients))
         gradients = self.map_(F.partial(_check_gradient, self.cls_name), self._names, self.parameters, gradients)
-        clip, finite = self._global_norm(gradients) if self._measure else (self._no_decay, True)
+        scale = self._reshape(self._loss_scale, (1,))
+        clip, finite = self._global_norm(gradients, scale) if self._measure else (self._no_decay, True)
         # Both see global_step as it is before this step: 0 at the first.
         learning_rates = self._row_learning_rates()
         weight_decays = self._row_weight_decays()
         beta1_power = self._multiply(self.beta1_power, self.beta1)
         beta2_power = self._multiply(self.beta2_power, self.beta2)
-        coefficients = self._coefficients(learning_rates, weight_decays, beta1_power, beta2_power, clip, finite)
+        coefficients = self._coefficients(learning_rates, weight_decays, beta1_power, beta2_power, clip, finite, scale)
         self._progress(self.global_step_increase_tensor, beta1_power, beta2_power, finite)
         if self._order:
             gradients = self.map_(F.partial(_pick, gradients), self._order)

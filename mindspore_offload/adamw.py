@@ -38,7 +38,7 @@ class AdamWOffload(AdamOffload):
         use_nesterov (bool): As in `AdamOffload`. Default: ``False`` .
         weight_decay (Union[float, int, Cell]): The decoupled decay, at least 0. A Cell is called with `global_step` in
             each step. Default: ``0.01`` .
-        loss_scale (float): As in `AdamOffload`. It has no influence on the decay. Default: ``1.0`` .
+        loss_scale (Union[float, Parameter]): As in `AdamOffload`. It has no influence on the decay. Default: ``1.0`` .
 
     Keyword Args:
         host_kernel (str): As in `AdamOffload`. Default: ``"auto"`` .

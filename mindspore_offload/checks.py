@@ -63,6 +63,14 @@ def is_bool(cls_name, name, value):
         )
 
 
+def dynamic_loss_scale(cls_name, parameter):
+    if parameter.dtype != mstype.float32 or parameter.size != 1:
+        raise TypeError(
+            f"For '{cls_name}', the argument 'loss_scale' must be a float, or a Parameter of dtype float32 with one "
+            f"element, but got a Parameter of {parameter.dtype} with the shape {tuple(parameter.shape)}."
+        )
+
+
 def max_grad_norm(cls_name, value):
     if value is None:
         return

@@ -15,13 +15,13 @@ COLUMNS = (
     "decoupled_decay",
     "eps",
     "clip",
+    "gradient_scale",
     "skip",
     "beta1",
     "beta2",
-    "gradient_scale",
     "nesterov",
 )
-LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, SKIP, BETA1, BETA2, GRADIENT_SCALE, _ = range(len(COLUMNS))
+LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, GRADIENT_SCALE, SKIP, BETA1, BETA2, _ = range(len(COLUMNS))
 # Those that are the same in every step come last, in one piece.
 CONSTANTS = COLUMNS[COLUMNS.index("skip") :]
 
@@ -36,6 +36,7 @@ class Algorithm(NamedTuple):
     nesterov: bool = False
     decoupled: bool = False  # the weight decay: AdamW
     unscale: bool = False  # gradients are of a scaled loss
+    dynamic_scale: bool = False  # and the scale is known only in the step
     clip: bool = False
     skip: bool = False  # steps whose gradients are not finite
 
@@ -47,18 +48,20 @@ class Coefficients(nn.Cell):
 
     Args:
         rows (int): The number of rows.
-        beta1, beta2, eps, gradient_scale (float): As in the update; `gradient_scale` is 1 / loss_scale.
+        beta1, beta2, eps, gradient_scale (float): As in the update; `gradient_scale` is 1 / loss_scale, where that is
+            fixed.
         algorithm (Algorithm): What is computed.
     """
 
     def __init__(self, rows, beta1, beta2, eps, gradient_scale, algorithm):
         super().__init__(auto_prefix=False)
         self.decoupled, self.clip, self.skip = algorithm.decoupled, algorithm.clip, algorithm.skip
+        self.dynamic_scale = algorithm.dynamic_scale
         values = {"beta1": beta1, "beta2": beta2, "eps": eps, "gradient_scale": gradient_scale, "skip": 0}
         values["nesterov"] = algorithm.nesterov
         self.constants = _table(rows, CONSTANTS, values)
         self.not_taken = _table(rows, COLUMNS, {**values, **NOT_TAKEN})
-        self.eps, self.gradient_scale = _table(rows, ["eps"], values), Tensor(gradient_scale, mstype.float32)
+        self.eps, self.gradient_scales = _table(rows, ["eps"], values), _table(rows, ["gradient_scale"], values)
         self.zeros, self.ones = _table(rows, ["zero"], {"zero": 0}), _table(rows, ["one"], {"one": 1})
         self.one = Tensor(1.0, mstype.float32)
         self.column_shape = (rows, 1)
@@ -67,24 +70,30 @@ class Coefficients(nn.Cell):
         self.sqrt, self.stack, self.concat = on_host(ops.Sqrt()), on_host(ops.Stack()), on_host(ops.Concat(1))
         self.select, self.broadcast = on_host(ops.Select()), on_host(ops.BroadcastTo((rows, len(COLUMNS))))
 
-    def construct(self, learning_rates, weight_decays, beta1_power, beta2_power, clip, finite):
+    def construct(self, learning_rates, weight_decays, beta1_power, beta2_power, clip, finite, scale):
         """
         Args:
-            learning_rates, weight_decays: Tuples of one scalar a row; the decays are times loss_scale.
+            learning_rates, weight_decays: Tuples of one scalar a row; the decays are times a fixed loss_scale.
             beta1_power, beta2_power: Of this step, of shape (1,).
-            clip, finite: What bounds the norm, and whether it is finite, of shape (1,). Read where the algorithm says.
+            clip, finite, scale: What bounds the norm; whether it is finite; the dynamic loss scale. Of shape (1,), and
+                read where the algorithm says.
         """
         root = self.sqrt(self.sub(self.one, beta2_power))
         rates, decays = self._column(learning_rates), self._column(weight_decays)
         corrected_rates = self.mul(rates, self.div(root, self.sub(self.one, beta1_power)))
-        decoupled_decays, eps, clips = self.zeros, self.eps, self.ones
+        decoupled_decays, eps, clips, gradient_scales = self.zeros, self.eps, self.ones, self.gradient_scales
         if self.decoupled:
-            decoupled_decays = self.mul(rates, self.mul(decays, self.gradient_scale))
+            decoupled_decays = self.mul(rates, self.mul(decays, self.gradient_scales))
             decays = self.zeros
             eps = self.mul(self.eps, root)
+        if self.dynamic_scale:
+            decays = self.mul(decays, scale)
+            gradient_scales = self.div(self.ones, scale)
         if self.clip:
             clips = self.mul(self.ones, clip)
-        coefficients = self.concat((corrected_rates, decays, decoupled_decays, eps, clips, self.constants))
+        coefficients = self.concat(
+            (corrected_rates, decays, decoupled_decays, eps, clips, gradient_scales, self.constants)
+        )
         if self.skip:
             coefficients = self.select(self.broadcast(finite), coefficients, self.not_taken)
         return coefficients

@@ -71,15 +71,27 @@ def _set_threads(library):
             f"the environment variable {name} must be a whole number from 1 to {MAX_THREADS}, but it is {wanted!r}; "
             f"set it to one or unset it"
         )
-    wanted = wanted or os.environ.get("OMP_NUM_THREADS", "")
+    # A worker of `msrun` inherits the 1 that MindSpore has set in that; nobody asked for it.
+    inherited = "1" if _is_worker() else None
+    openmp = os.environ.get("OMP_NUM_THREADS", "")
+    wanted = wanted or (openmp if openmp != inherited else "")
     if not _is_thread_count(wanted):  # OMP_NUM_THREADS may also be a list, which is not for us
         wanted = max(1, machine.allowed_cores() // _local_workers())
     library.MindsporeOffloadSetThreads(int(wanted))
 
 
+def _is_worker():
+    """Whether `msrun` started this process."""
+    return os.environ.get("MS_ROLE") == "MS_WORKER"
+
+
 def _local_workers():
-    """How many workers `msrun` started on this machine: they share its cores. 1 without msrun."""
-    if os.environ.get("MS_ROLE") != "MS_WORKER":
+    """How many workers `msrun` started on this machine: they share its cores. 1 without msrun.
+
+    They are counted by the device that each is given on this machine, because the process that shows the log of a
+    worker has the environment of that worker.
+    """
+    if not _is_worker():
         return 1
     parent = os.getppid()
     try:
@@ -87,7 +99,9 @@ def _local_workers():
         environments = [Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children]
     except OSError:
         return 1
-    return max(1, sum(b"MS_ROLE=MS_WORKER" in environment for environment in environments))
+    workers = [environment for environment in environments if b"MS_ROLE=MS_WORKER" in environment]
+    devices = {entry for environment in workers for entry in environment if entry.startswith(b"DEVICE_ID=")}
+    return max(1, len(devices))
 
 
 def _is_thread_count(text):

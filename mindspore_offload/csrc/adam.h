@@ -23,11 +23,11 @@ struct AdamCoefficients {
   float decoupled_decay;  // of AdamW: lr * weight decay, the part of the weight that is taken off it
   float eps;              // of AdamW: times sqrt(1 - beta2^t), which puts it at the corrected root
   float clip;             // what a gradient is multiplied with first: at most 1, to bound the norm of all
+  float gradient_scale;   // 1 / loss_scale
   float skip;             // 1 if this step is not to be taken, because the norm is not finite; else 0
   float beta1;
   float beta2;
-  float gradient_scale;  // 1 / loss_scale
-  float nesterov;        // 0 or 1
+  float nesterov;  // 0 or 1
 };
 
 // What the elements of a parameter or of a gradient are.

@@ -93,4 +93,4 @@ def _explain(figure, limit, colors):
 def _color(name):
     if name.startswith("Adam"):
         return OURS
-    return MINDSPORE if name.startswith(("nn.", "Fused")) else OTHERS
+    return MINDSPORE if name.startswith(("nn.", "ops.", "Fused")) else OTHERS

@@ -1,0 +1,93 @@
+"""A loss scale that is a Parameter: read in each step, and as good as a fixed one of the same value."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, amp, nn, ops
+from nets import assert_same
+from test_clipping import OPTIMIZERS, gradients_for
+from test_writeback import new_parameters, values
+
+from mindspore_offload import AdamOffload
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def new_optimizer(request):
+    return OPTIMIZERS[request.param]
+
+
+SETTINGS = {
+    "plain": {},
+    "decay": {"weight_decay": 0.1},
+    "decay+clip+skip": {"weight_decay": 0.1, "max_grad_norm": 1.0, "skip_nonfinite": True},
+}
+
+
+@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
+@pytest.mark.parametrize("writeback", ["in_place", "assign"])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_it_ends_as_a_fixed_scale(settings, writeback, shape, host_kernel, new_optimizer):
+    """The scale of the last step is another one. Powers of two, which scale without rounding."""
+    scale = Parameter(Tensor(np.full(shape, 1024.0, np.float32)), name="scale")
+    ends = []
+    for loss_scale in (1024.0, scale):
+        parameters = new_parameters(["float32", "float16"])
+        optimizer = new_optimizer(
+            parameters, 0.01, loss_scale=loss_scale, host_kernel=host_kernel, writeback=writeback, **settings
+        )
+        for step in range(3):
+            size = 1024.0
+            if step == 2 and loss_scale is scale:
+                size = 256.0
+                ops.assign(scale, Tensor(np.full(shape, size, np.float32)))
+            optimizer(gradients_for(parameters, size, seed=step))
+        ends.append({name: value for name, value in values(optimizer).items() if name != "scale"})
+    assert_same(*ends)
+
+
+def test_it_is_saved_with_the_optimizer():
+    """A training that resumes needs it to go on as it would have."""
+    scale = Parameter(Tensor(8.0, ms.float32), name="scale_value")
+    optimizer = AdamOffload(new_parameters(["float32"]), loss_scale=scale)
+    assert "scale_value" in {parameter.name for parameter in optimizer.get_parameters()}
+
+
+class Step(nn.Cell):
+    def __init__(self, weight, optimizer, scaler):
+        super().__init__(auto_prefix=False)
+        self.weight, self.optimizer, self.scaler = weight, optimizer, scaler
+        self.gradients_of = ops.grad(self.scaled_loss, None, optimizer.parameters)
+
+    def scaled_loss(self, factor):
+        return self.scaler.scale((self.weight.astype(ms.float32) * factor).sum())
+
+    def construct(self, factor):
+        updated = self.optimizer(self.gradients_of(factor))
+        norm = ops.depend(self.optimizer.global_norm, updated)[0]
+        self.scaler.adjust(ops.isfinite(norm))
+        return norm
+
+
+def test_a_dynamic_loss_scaler_comes_down_until_gradients_fit():
+    """Of float16: 2 times 65536 is infinite, as is 2 times 32768. The norm is that of the unscaled gradients."""
+    scaler = amp.DynamicLossScaler(65536.0, scale_factor=2, scale_window=100)
+    weight = Parameter(Tensor(np.ones(4), ms.float16), name="weight")
+    optimizer = AdamOffload([weight], 0.5, loss_scale=scaler.scale_value, skip_nonfinite=True)
+    step = Step(weight, optimizer, scaler)
+    norms = [float(step(Tensor(np.full(4, 2.0), ms.float32)).asnumpy()) for _ in range(4)]
+    assert norms == [np.inf, np.inf, 4.0, 4.0]
+    assert optimizer.skipped_steps.asnumpy() == [2]
+    assert scaler.scale_value.asnumpy() == 16384.0
+    np.testing.assert_allclose(optimizer.master[0].asnumpy(), 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [Parameter(Tensor(1.0, ms.float16), name="scale"), Parameter(Tensor([1.0, 2.0], ms.float32), name="scale")],
+    ids=["float16", "two-elements"],
+)
+def test_parameters_that_are_refused(scale):
+    with pytest.raises(
+        TypeError, match="'loss_scale' must be a float, or a Parameter of dtype float32 with one element"
+    ):
+        AdamOffload(new_parameters(["float32"]), loss_scale=scale)
