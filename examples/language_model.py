@@ -3,9 +3,10 @@
 The text is Python's own reference manual (see text.py), so nothing is downloaded. Both trainings begin with the same
 weights and see the same batches in the same order, each in a process of its own, so that its memory can be measured.
 Both have parameter groups, a learning rate that warms up and then falls, and clipping by the global norm; in float16 a
-dynamic loss scale too, which begins so large that gradients overflow, and those steps are left out. Norms and biases,
-which are small, stay on the device. Prints the validation loss and the memory of both and a text that the float16 net
-has written, and draws the curves into output/language_model.png. Takes about seven minutes on two cores:
+dynamic loss scale too, which begins so large that gradients overflow, and those steps are left out. On an accelerator,
+--min-offload-size 4096 leaves norms and biases on the device. Prints the validation loss and the memory of both and a
+text that the float16 net has written, and draws the curves into output/language_model.png. Takes about seven minutes
+on two cores:
 
     pip install 'mindspore_offload[examples]'
     python examples/language_model.py
@@ -34,7 +35,6 @@ LENGTH, BATCH = 64, 16
 EPOCHS = 2
 LEARNING_RATE, WARM_UP = 1e-3, 50  # at its highest; steps
 DECOUPLED_DECAY, L2_PENALTY = 0.01, 1e-4  # of AdamW and of Adam
-MIN_OFFLOAD_SIZE = 4096  # elements
 FIRST_SCALE = 2.0**21  # of the loss; too large on purpose
 VALIDATIONS = 4
 ALLOWED = 0.01  # of the validation loss of float32
@@ -129,7 +129,7 @@ def train(name, options):
             loss_scale=scaler.scale_value,
             max_grad_norm=MAX_NORM,
             skip_nonfinite=True,
-            min_offload_size=MIN_OFFLOAD_SIZE,
+            min_offload_size=options.min_offload_size,
         )
         step = Float16Step(loss, optimizer, scaler)
     else:
@@ -178,6 +178,7 @@ def main():
     arguments.add_steps(parser)
     parser.add_argument("--layers", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--width", type=int, default=384, help="a multiple of 6 (default: %(default)s)")
+    parser.add_argument("--min-offload-size", type=int, default=0, help="elements of the smallest parameter to offload")
     parser.add_argument("--characters", type=int, default=400, help="of text to write (default: %(default)s)")
     options = arguments.parse(parser)
 

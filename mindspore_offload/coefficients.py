@@ -68,7 +68,7 @@ class Coefficients(nn.Cell):
         self.cast, self.reshape = on_host(ops.Cast()), on_host(ops.Reshape())
         self.sub, self.mul, self.div = on_host(ops.Sub()), on_host(ops.Mul()), on_host(ops.Div())
         self.sqrt, self.stack, self.concat = on_host(ops.Sqrt()), on_host(ops.Stack()), on_host(ops.Concat(1))
-        self.select, self.broadcast = on_host(ops.Select()), on_host(ops.BroadcastTo((rows, len(COLUMNS))))
+        self.select = on_host(ops.Select())
 
     def construct(self, learning_rates, weight_decays, beta1_power, beta2_power, clip, finite, scale):
         """
@@ -95,7 +95,7 @@ class Coefficients(nn.Cell):
             (corrected_rates, decays, decoupled_decays, eps, clips, gradient_scales, self.constants)
         )
         if self.skip:
-            coefficients = self.select(self.broadcast(finite), coefficients, self.not_taken)
+            coefficients = self.select(finite, coefficients, self.not_taken)
         return coefficients
 
     def _column(self, scalars):

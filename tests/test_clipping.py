@@ -90,8 +90,7 @@ def test_the_number_of_threads_does_not_matter(threads):
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0], ids=["not-clipped", "clipped"])
-@pytest.mark.parametrize("value", [np.inf, np.nan], ids=str)
-def test_a_step_that_is_not_finite_is_not_taken(value, max_grad_norm, host_kernel, writeback, new_optimizer):
+def test_a_step_that_is_not_finite_is_not_taken(max_grad_norm, host_kernel, writeback, new_optimizer):
     """It leaves everything as it was but its count and the norm; what follows is as if it had not been."""
     ends = {}
     for disturbed in (False, True):
@@ -106,7 +105,8 @@ def test_a_step_that_is_not_finite_is_not_taken(value, max_grad_norm, host_kerne
             skip_nonfinite=True,
         )
         for step in range(3):
-            if disturbed and step != 1:  # also as the first step
+            value = {0: np.inf, 2: np.nan}.get(step)  # also as the first step
+            if disturbed and value is not None:
                 before = values(optimizer)
                 optimizer(spoiled(gradients_for(parameters), value))
                 after = values(optimizer)

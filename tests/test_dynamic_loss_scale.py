@@ -17,14 +17,12 @@ def new_optimizer(request):
 
 
 SETTINGS = {
-    "plain": {},
     "decay": {"weight_decay": 0.1},
     "decay+clip+skip": {"weight_decay": 0.1, "max_grad_norm": 1.0, "skip_nonfinite": True},
 }
 
 
-@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
-@pytest.mark.parametrize("writeback", ["in_place", "assign"])
+@pytest.mark.parametrize(("writeback", "shape"), [("in_place", ()), ("assign", (1,))])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_it_ends_as_a_fixed_scale(settings, writeback, shape, host_kernel, new_optimizer):
     """The scale of the last step is another one. Powers of two, which scale without rounding."""

@@ -25,19 +25,18 @@ class _Update(nn.Cell):
         self.penalty, self.decoupled = decay and not algorithm.decoupled, decay and algorithm.decoupled
         self.unscale, self.clip, self.skip = algorithm.unscale, algorithm.clip, algorithm.skip
         self.cast, self.mul, self.add, self.sub = (place(op()) for op in (ops.Cast, ops.Mul, ops.Add, ops.Sub))
-        self.greater, self.select, self.zeros_like = (place(op()) for op in (ops.Greater, ops.Select, ops.ZerosLike))
-        self.broadcast = place(ops.BroadcastTo(self.parameter.shape))
+        self.greater, self.select, self.zero = place(ops.Greater()), place(ops.Select()), Tensor(0.0, mstype.float32)
 
     def unless_skipped(self, row, value, otherwise):
         """`value`; `otherwise` in a step that is not taken."""
         if self.skip:
-            value = self.select(self.broadcast(self.greater(row[SKIP], 0)), otherwise, value)
+            value = self.select(self.greater(row[SKIP], 0), otherwise, value)
         return value
 
     def readable(self, row, gradient):
         """The gradient as float32; zeros in a step that is not taken."""
         gradient = self.cast(gradient, mstype.float32)
-        return self.unless_skipped(row, gradient, self.zeros_like(gradient))
+        return self.unless_skipped(row, gradient, self.zero)
 
     def clipped(self, row, gradient):
         return self.mul(gradient, row[CLIP]) if self.clip else gradient
@@ -59,7 +58,6 @@ class UpdateByDifference(_Update):
     def __init__(self, write, *arguments):
         super().__init__(*arguments)
         self.write = write
-        self.zero = Tensor(0.0, mstype.float32)
 
     def construct(self, row, gradient):
         if self.penalty:
