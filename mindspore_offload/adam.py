@@ -242,7 +242,9 @@ class AdamOffload(nn.Optimizer):
         checks.all_dense(self.cls_name, self._names, self.map_(_is_dense, gradients))
         gradients = self.map_(F.partial(_check_gradient, self.cls_name), self._names, self.parameters, gradients)
         scale = self._reshape(self._loss_scale, (1,))
-        clip, finite = self._global_norm(gradients, scale) if self._measure else (self._no_decay, True)
+        clip, finite = self._no_decay, True  # not looked at
+        if self._measure:
+            clip, finite = self._global_norm(gradients, scale)
         # Both see global_step as it is before this step: 0 at the first.
         learning_rates = self._row_learning_rates()
         weight_decays = self._row_weight_decays()

@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, context
+from mindspore import Parameter, Tensor, context, ops
 from nets import assert_same
 from test_update import SCENARIOS, rounded, scenario_data
 
@@ -157,6 +157,19 @@ class _Sum(ms.nn.Cell):
         first, second, third = self.parameters
         total = first.astype(ms.float32) + second.astype(ms.float32) + third.astype(ms.float32)
         return (total * factor).sum()
+
+
+def test_stock_without_the_operations_that_mindspore_deprecated(writeback, monkeypatch):
+    """As in a release that has removed them: the same result."""
+    ends = []
+    for removed in (False, True):
+        if removed:
+            for name in ("AdamNoUpdateParam", "FusedCastAdamWeightDecay"):
+                monkeypatch.delattr(ops, name)
+        optimizer = AdamOffload(new_parameters(["float32", "float16"]), host_kernel="stock", writeback=writeback)
+        take_steps(optimizer, 3)
+        ends.append(values(optimizer))
+    assert_same(*ends)
 
 
 class TestChoice:
