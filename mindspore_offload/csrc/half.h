@@ -35,11 +35,12 @@ ALWAYS_INLINE float FloatOf(uint32_t bits) {
 
 ALWAYS_INLINE float ToFloat(BFloat16 value) { return FloatOf(uint32_t{value.bits} << 16); }
 
-ALWAYS_INLINE void FromFloat(float value, BFloat16* result) {
+// Rounded() gives the bits of a value in the type of its second argument.
+ALWAYS_INLINE uint32_t Rounded(float value, BFloat16 /*type*/) {
   const uint32_t bits = BitsOf(value);
   const uint32_t to_nearest_even = 0x7fff + ((bits >> 16) & 1);
-  const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
-  result->bits = static_cast<uint16_t>((is_nan ? bits | 0x400000 : bits + to_nearest_even) >> 16);
+  const bool is_nan = value != value;
+  return (is_nan ? bits | 0x400000 : bits + to_nearest_even) >> 16;
 }
 
 // Float16 has 5 bits of exponent and 10 of mantissa. All cases are computed and one is chosen, so that the loops
@@ -54,7 +55,7 @@ ALWAYS_INLINE float ToFloat(Float16 value) {
   return FloatOf(sign | (rest >= 0x7c00 ? special : rest < 0x400 ? subnormal : normal));
 }
 
-ALWAYS_INLINE void FromFloat(float value, Float16* result) {
+ALWAYS_INLINE uint32_t Rounded(float value, Float16 /*type*/) {
   const uint32_t bits = BitsOf(value);
   const uint32_t sign = (bits >> 16) & 0x8000;
   const uint32_t rest = bits & 0x7fffffff;
@@ -65,7 +66,7 @@ ALWAYS_INLINE void FromFloat(float value, Float16* result) {
   const uint32_t nan = 0x7e00 | ((rest >> 13) & 0x3ff);
   const uint32_t finite = rest < (113u << 23) ? subnormal : normal;
   const uint32_t overflowed = rest > 0x7f800000 ? nan : 0x7c00;
-  result->bits = static_cast<uint16_t>(sign | (rest >= (143u << 23) ? overflowed : finite));
+  return sign | (rest >= (143u << 23) ? overflowed : finite);
 }
 
 // Conversions of a block by the C++ above, for any instruction set.
@@ -77,7 +78,15 @@ struct PlainConversion {
 
   template <class Half>
   static ALWAYS_INLINE void Narrow(const float* __restrict from, Half* __restrict to, size_t size) {
-    for (size_t i = 0; i < size; ++i) FromFloat(from[i], &to[i]);
+    for (size_t i = 0; i < size; ++i) to[i].bits = static_cast<uint16_t>(Rounded(from[i], Half{}));
+  }
+
+  // Whether Narrow() would give `to`, of which nothing has to be written to find out.
+  template <class Half>
+  static ALWAYS_INLINE bool NarrowsTo(const float* __restrict from, const Half* __restrict to, size_t size) {
+    uint32_t difference = 0;
+    for (size_t i = 0; i < size; ++i) difference |= Rounded(from[i], Half{}) ^ to[i].bits;
+    return difference == 0;
   }
 };
 
@@ -85,9 +94,11 @@ struct PlainConversion {
 // Float16 by the instructions for it, of which compilers make no use in a plain loop.
 struct Avx2Conversion : PlainConversion {
   using PlainConversion::Narrow;
+  using PlainConversion::NarrowsTo;
   using PlainConversion::Widen;
   static void Widen(const Float16* from, float* to, size_t size);
   static void Narrow(const float* from, Float16* to, size_t size);
+  static bool NarrowsTo(const float* from, const Float16* to, size_t size);
 };
 #endif
 

@@ -5,7 +5,7 @@
 #define MINDSPORE_OFFLOAD_CSRC_UPDATE_H_
 
 #include <algorithm>
-#include <cstring>
+#include <cstdint>
 
 #include "adam.h"
 #include "half.h"
@@ -19,11 +19,9 @@ constexpr size_t kBlock = 512;
 // example: it wins, and becomes the master.
 template <class Conversion, class Half>
 ALWAYS_INLINE void AdoptFrom(const Half* parameter, float* master, size_t size) {
-  Half rounded[kBlock];
-  Conversion::Narrow(master, rounded, size);
-  if (std::memcmp(rounded, parameter, size * sizeof(Half)) == 0) return;
+  if (Conversion::NarrowsTo(master, parameter, size)) return;
   for (size_t i = 0; i < size; ++i) {
-    if (rounded[i].bits != parameter[i].bits) master[i] = ToFloat(parameter[i]);
+    if (Rounded(master[i], Half{}) != parameter[i].bits) master[i] = ToFloat(parameter[i]);
   }
 }
 

@@ -63,11 +63,7 @@ class Random {
 };
 
 uint16_t ToBits(Element type, float value) {
-  Float16 half;
-  BFloat16 brain;
-  FromFloat(value, &half);
-  FromFloat(value, &brain);
-  return type == Element::kFloat16 ? half.bits : brain.bits;
+  return static_cast<uint16_t>(type == Element::kFloat16 ? Rounded(value, Float16{}) : Rounded(value, BFloat16{}));
 }
 
 float FromBits(Element type, uint16_t bits) {
