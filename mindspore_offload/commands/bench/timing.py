@@ -1,6 +1,7 @@
 """Times rivals step by step in turn, after their answers have been checked."""
 
 import functools
+import random
 import statistics
 import time
 from typing import NamedTuple
@@ -20,6 +21,10 @@ SEED = 1
 STEP_BYTES = {"float32": 28, "float16": 30, "bfloat16": 30}
 NO_MASTER = 8  # what a 16-bit parameter without a master spares of them
 HELD_BYTES = {"float32": 12, "float16": 14, "bfloat16": 14}  # weight, its master if it has 16 bits, and moments
+
+# Seconds before a step. The threads of OpenMP go on spinning for some milliseconds after their work, and would take a
+# core from the next rival.
+PAUSE = 0.01
 
 CHECKED_AT_ONCE = 2**18  # elements, a dozen float64 arrays of which are small beside what is measured
 
@@ -69,7 +74,10 @@ def check_memory(params, rivals):
 
 
 def time_steps(size, tensors, steps, rivals):
-    """Times `steps` steps of each rival, by name, in turn. Two steps before that warm up, and their result is checked.
+    """Times `steps` steps of each rival, by name, in rounds. Two steps before that warm up, and their result is checked.
+
+    Every round has an order of its own, so that nobody always finds the caches and the memory as the same rival left
+    them.
 
     Returns:
         dict[str, Timed]
@@ -86,12 +94,14 @@ def time_steps(size, tensors, steps, rivals):
         _check(name, rival, result(), data)
         started[name] = step
         timed[name] = Timed(first, [], _step_bytes(rival))
+    turns = random.Random(SEED)
     for i in range(steps):
         if i % 5 == 0:
             progress(f"timed step {i + 1} of {steps}, {size * tensors:,} parameters")
-        for name, step in started.items():
+        for name in turns.sample(list(started), len(started)):
+            time.sleep(PAUSE)
             start = time.perf_counter()
-            step()
+            started[name]()
             timed[name].seconds.append(time.perf_counter() - start)
     return timed
 
