@@ -32,7 +32,7 @@ def add_options(parser):
         help=f"Dense(4096) layers of the trainings for memory (default: {LAYERS}, and none with --params)",
     )
     parser.add_argument(
-        "--steps", type=whole_number, default=15, metavar="N", help="timed steps of each rival (default: %(default)s)"
+        "--steps", type=whole_number, default=30, metavar="N", help="timed steps of each rival (default: %(default)s)"
     )
     parser.add_argument(
         "--threads",
