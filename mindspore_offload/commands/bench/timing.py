@@ -74,7 +74,7 @@ def check_memory(params, rivals):
 
 
 def time_steps(size, tensors, steps, rivals):
-    """Times `steps` steps of each rival, by name, in rounds. Two steps before that warm up, and their result is checked.
+    """Times `steps` steps of each rival, by name, in rounds. Two steps before them warm up; their result is checked.
 
     Every round has an order of its own, so that nobody always finds the caches and the memory as the same rival left
     them.
