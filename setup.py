@@ -12,7 +12,7 @@ SOURCES = Path("mindspore_offload/csrc")
 
 # Without -fno-math-errno the compiler leaves the square root, and with it the whole loop, scalar. -ffp-contract=off
 # keeps every product and sum rounded on its own, so that all instruction sets give the same bits. -falign-loops=64:
-# Zen CPUs were up to a fifth slower where a short loop began at an unlucky address. There is no -march: the library
+# a Zen 4 CPU was up to a fifth slower where a short loop began at an unlucky address. There is no -march: the library
 # picks an instruction set at run time.
 FLAGS = [*(SOURCES / "compile_flags.txt").read_text().split(), "-g0", "-fvisibility=hidden"]
 
