@@ -66,7 +66,8 @@ $(OLDEST)/stamp: pyproject.toml Makefile
 test-oldest: dist $(OLDEST)/stamp
 	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
 	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. $(PARALLEL) test_contract.py test_checkpoint.py \
-	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py test_clipping.py \
+	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py test_adamw.py test_clipping.py \
+	    test_min_offload_size.py \
 	    --deselect tests/test_placement.py::test_the_documentation_shows_what_the_command_prints
 
 test-peers: $(VENV)/stamp
