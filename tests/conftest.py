@@ -19,8 +19,9 @@ def _scratch_folder(tmp_path_factory):
         yield
 
 
-@pytest.fixture(autouse=True)
-def _graph_mode():
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Comes before a module's fixtures, whose random weights would else depend on the test that ran before."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(1)
 

@@ -41,8 +41,8 @@ def close_to(upstream):
 
     def compare(name, losses, weights):
         expected_losses, expected_weights = upstream[name]
-        return np.allclose(losses, expected_losses, rtol=1e-5, atol=0) and all(
-            np.allclose(weights[key], expected_weights[key], rtol=0, atol=1e-4) for key in expected_weights
+        return np.allclose(losses, expected_losses, rtol=1e-6, atol=0) and all(
+            np.allclose(weights[key], expected_weights[key], rtol=0, atol=1e-6) for key in expected_weights
         )
 
     return compare
