@@ -93,6 +93,22 @@ def test_an_optimizer_of_another_shape_is_refused(tmp_path):
         resume.load(optimizer, tmp_path / "saved.ckpt")
 
 
+@pytest.mark.parametrize("new", [0.5, [0.5, 0.25]], ids=["number", "list"])
+def test_a_new_learning_rate_is_kept_where_the_checkpoint_has_none(new):
+    before, after = AdamOffload(new_parameters(), 0.125), AdamOffload(new_parameters(), new)
+    saved = {parameter.name: parameter for parameter in before.get_parameters()}
+    if new == 0.5:
+        ms.load_param_into_net(after, saved, strict_load=True)
+        assert parameters_of(after)["learning_rate"] == 0.125
+    else:
+        with pytest.raises(RuntimeError, match="learning_rate .* should have the same shape"):
+            ms.load_param_into_net(after, saved, strict_load=True)
+    del saved["learning_rate"]
+    after = AdamOffload(new_parameters(), new)
+    assert ms.load_param_into_net(after, saved, strict_load=True) == (["learning_rate"], [])
+    np.testing.assert_array_equal(parameters_of(after)["learning_rate"], new)
+
+
 def test_a_beta_power_of_two_elements_is_refused():
     optimizer = AdamOffload(new_parameters())
     wrong = {"beta1_power": Parameter(Tensor([0.5, 0.5], ms.float32), name="beta1_power")}
@@ -122,7 +138,7 @@ def test_model_checkpoints(host_kernel, tmp_path):
 
     def new_model():
         ms.set_seed(3)
-        net = nn.Dense(4, 2)
+        net = nn.SequentialCell(nn.Dense(4, 2), nn.BatchNorm1d(2))
         return net, ms.Model(net, nn.MSELoss(), AdamOffload(net.trainable_params(), 0.1, host_kernel=host_kernel))
 
     unbroken_net, unbroken = new_model()
