@@ -25,6 +25,7 @@ def convert_adam_weight_decay(parameter_dict, beta1=0.9, beta2=0.999):
         dict[str, Parameter], for `mindspore.load_param_into_net`.
 
     Raises:
+        TypeError: If `parameter_dict` is not a dict.
         ValueError: If there is no `global_step` in it, or no state of `nn.AdamWeightDecay`.
 
     Examples:
@@ -39,12 +40,18 @@ def convert_adam_weight_decay(parameter_dict, beta1=0.9, beta2=0.999):
         >>> ms.load_param_into_net(optimizer, convert_adam_weight_decay(checkpoint), strict_load=True)
         ([], [])
     """
+    if not isinstance(parameter_dict, dict):
+        raise TypeError(
+            f"For 'convert_adam_weight_decay', the argument 'parameter_dict' must be a dict, "
+            f"but got {parameter_dict!r:.60} of type {type(parameter_dict).__name__}; "
+            f"give it what mindspore.load_checkpoint returns."
+        )
     states = [name for name in parameter_dict if name.split(".")[0] in _NAMES]
     if not states or "global_step" not in parameter_dict:
         raise ValueError(
             f"For 'convert_adam_weight_decay', the argument 'parameter_dict' must hold 'global_step' and states named "
             f"'adam_m.<parameter>' and 'adam_v.<parameter>', but got {sorted(parameter_dict)[:5]} and others; give it "
-            f"the checkpoint of an optimizer, not of a net alone."
+            f"the checkpoint of an nn.AdamWeightDecay, not of a net alone. Those of nn.Adam load as they are."
         )
     warnings.warn(
         "nn.AdamWeightDecay does not correct the bias of its moments, and AdamWOffload does: the first steps after "

@@ -1,5 +1,6 @@
 """How many bytes a training with Adam takes, and where: a calculation, in which nothing of that size is allocated."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
@@ -93,8 +94,9 @@ def estimate(
         tuple[Footprint], in the order above.
 
     Raises:
-        TypeError: If a dtype is not one of the three.
-        ValueError: If `writeback` is unknown, or a number is not greater than 0.
+        TypeError: If `parameters` is neither a number nor iterable, or a dtype is not one of the three.
+        ValueError: If `writeback` is unknown, `min_offload_size` is less than 0, or another number is not greater
+            than 0.
 
     Examples:
         >>> from mindspore_offload import estimate
@@ -108,9 +110,14 @@ def estimate(
         raise ValueError(
             f"For 'estimate', the argument 'writeback' must be 'assign' or 'in_place', but got {writeback!r}."
         )
-    for name, value in (("devices", devices), ("link_gb_s", link_gb_s), ("host_gb_s", host_gb_s)):
+    positive = {"max_grad_norm": max_grad_norm, "devices": devices, "link_gb_s": link_gb_s, "host_gb_s": host_gb_s}
+    for name, value in positive.items():
         if value is not None and not value > 0:
             raise ValueError(f"For 'estimate', the argument '{name}' must be greater than 0, but got {value!r}.")
+    if min_offload_size < 0:
+        raise ValueError(
+            f"For 'estimate', the argument 'min_offload_size' must be at least 0, but got {min_offload_size!r}."
+        )
     ours = _offloaded("AdamOffload", sizes, min_offload_size, max_grad_norm is not None or skip_nonfinite)
     if all(size.dtype == "float32" for size in sizes):
         stock = _offloaded("nn.AdamOffload", sizes)
@@ -126,10 +133,17 @@ def estimate(
 
 def _sizes(parameters, dtype):
     """The parameters as Sizes, of `dtype` if it is given."""
+    if dtype is not None and dtype not in BYTES:
+        raise TypeError(f"For 'estimate', the argument 'dtype' must be None or one of {list(BYTES)}, but got {dtype!r}.")
     if isinstance(parameters, (int, float)):
         if not parameters >= 1 or parameters != int(parameters):
             raise ValueError(f"For 'estimate', the argument 'parameters' must be at least 1, but got {parameters!r}.")
         parameters = [Size("all", int(parameters), dtype or "float32")]
+    if isinstance(parameters, str) or not isinstance(parameters, Iterable):
+        raise TypeError(
+            f"For 'estimate', the argument 'parameters' must be a number or parameters, but got {parameters!r:.60} of "
+            f"type {type(parameters).__name__}; of a net, give net.trainable_params()."
+        )
     sizes = [Size(getattr(p, "name", ""), p.size, dtype or str(p.dtype).lower()) for p in parameters]
     for size in sizes:
         if size.dtype not in BYTES:
@@ -173,13 +187,16 @@ def _on_device(name, sizes):
 
 
 def _move_to_host(footprint):
-    """The device is the CPU: nothing crosses a link, and weights, gradients and all states are in host memory."""
+    """The device is the CPU: nothing crosses a link, and weights, gradients and all states are in host memory.
+
+    A gradient that waits for the norm is read twice.
+    """
     states = footprint.host_states + footprint.device_states
-    weights, gradients = footprint.device_weights, footprint.device_gradients
+    weights, gradients, read_before = footprint.device_weights, footprint.device_gradients, footprint.host_others
     footprint.host_states, footprint.host_others = states, weights + gradients
     footprint.device_weights = footprint.device_gradients = footprint.device_states = 0
     footprint.to_host = footprint.to_device = 0
-    footprint.host_traffic = 2 * states + 2 * weights + gradients
+    footprint.host_traffic = 2 * states + 2 * weights + gradients + read_before
 
 
 def _seconds(footprint, devices, link_gb_s, host_gb_s):

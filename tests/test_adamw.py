@@ -134,6 +134,11 @@ def test_a_checkpoint_of_adam_weight_decay_loads(tmp_path):
     np.testing.assert_array_equal(ours.parameters[0].asnumpy(), theirs.parameters[0].asnumpy())
 
 
+def test_no_checkpoint_is_refused():
+    with pytest.raises(TypeError, match=r"'parameter_dict' must be a dict, but got 'saved.ckpt' of type str"):
+        convert_adam_weight_decay("saved.ckpt")
+
+
 def test_a_checkpoint_of_a_net_alone_is_refused():
     net = {"net.w": Parameter(Tensor(np.ones(3, np.float32)), name="net.w")}
     with pytest.raises(ValueError, match=r"'parameter_dict' must hold 'global_step'.* but got \['net.w'\]"):

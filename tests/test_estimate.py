@@ -78,6 +78,8 @@ def test_options_that_change_bytes():
     assert (for_norm.to_host, for_norm.to_device) == (4 * 1000 + 2 * 10, 4 * 1000)
     in_place = estimate(params, writeback="in_place")[0]
     assert (in_place.device, in_place.host_others, in_place.to_host) == (0, 2 * gradients, 0)
+    for_norm = estimate(params, writeback="in_place", max_grad_norm=1.0)[0]
+    assert (for_norm.host, for_norm.host_traffic) == (in_place.host, in_place.host_traffic + gradients)
 
 
 def test_time_at_given_speeds():
@@ -95,10 +97,15 @@ def test_time_at_given_speeds():
     [
         ([0], {}, ValueError, "'parameters' must be at least 1, but got 0"),
         ([[sizes.Size("w", 3, "int32")]], {}, TypeError, "the dtype of the parameter 'w' must be one of .* got int32"),
+        (["7e9"], {}, TypeError, "'parameters' must be a number or parameters, but got '7e9' of type str"),
+        ([nn.ReLU()], {}, TypeError, r"'parameters' must be .* ReLU.* give net.trainable_params\(\)"),
+        ([5, "fp16"], {}, TypeError, "'dtype' must be None or one of .* but got 'fp16'"),
+        ([5], {"max_grad_norm": -1.0}, ValueError, "'max_grad_norm' must be greater than 0, but got -1.0"),
+        ([5], {"min_offload_size": -1}, ValueError, "'min_offload_size' must be at least 0, but got -1"),
         ([5], {"devices": 0}, ValueError, "'devices' must be greater than 0, but got 0"),
         ([5], {"writeback": "auto"}, ValueError, "'writeback' must be 'assign' or 'in_place', but got 'auto'"),
     ],
-    ids=["no-parameters", "dtype", "devices", "writeback"],
+    ids=["no-parameters", "int32", "text", "net", "fp16", "norm", "size", "devices", "writeback"],
 )
 def test_what_the_function_refuses(arguments, settings, error, message):
     with pytest.raises(error, match=f"For 'estimate', .*{message}"):
@@ -154,7 +161,7 @@ def test_a_checkpoint_of_a_training(suffix, tmp_path, monkeypatch):
 
 
 def test_the_command_prints_each_dtype(capsys):
-    assert main(["estimate", "--params", "7e9", "--host-gb-s", "40", "--devices", "8"]) == 0
+    assert main(["estimate", *"--params 7e9 --host-gb-s 40 --devices 8 --min-offload-size 0".split()]) == 0
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines() if line.startswith("AdamOffload")]
     assert [row[5:7] for row in rows] == [["56.000", "448.000"], ["84.000", "672.000"], ["84.000", "672.000"]]

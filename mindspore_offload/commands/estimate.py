@@ -5,7 +5,7 @@ import json
 
 from mindspore_offload import machine, native_library
 from mindspore_offload.commands import sizes
-from mindspore_offload.commands.options import positive, whole_number
+from mindspore_offload.commands.options import positive, whole_number, whole_number_or_0
 from mindspore_offload.footprint import BYTES, estimate
 
 HELP = "the bytes that a model's training takes on accelerator, host and link, by optimizer and dtype"
@@ -29,7 +29,7 @@ def add_options(parser):
     )
     parser.add_argument("--max-grad-norm", type=positive, metavar="X", help="as the optimizer's argument")
     parser.add_argument("--skip-nonfinite", action="store_true", help="as the optimizer's argument")
-    parser.add_argument("--min-offload-size", type=whole_number, default=0, metavar="N", help="likewise")
+    parser.add_argument("--min-offload-size", type=whole_number_or_0, default=0, metavar="N", help="likewise")
     parser.add_argument(
         "--devices", type=whole_number, default=1, metavar="N", help="how many share this host (default: %(default)s)"
     )

@@ -3,15 +3,19 @@
 import argparse
 
 
-def whole_number(text):
-    """A whole number of at least 1; 7e9 is one too."""
+def whole_number(text, least=1):
+    """A whole number of at least `least`; 7e9 is one too."""
     try:
         number = float(text)
     except ValueError:
-        number = 0
-    if number < 1 or number != number // 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text!r}")
+        number = -1
+    if number < least or number != number // 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, but got {text!r}")
     return int(text) if text.isdecimal() else int(number)
+
+
+def whole_number_or_0(text):
+    return whole_number(text, least=0)
 
 
 def positive(text):
