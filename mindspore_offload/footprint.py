@@ -134,7 +134,9 @@ def estimate(
 def _sizes(parameters, dtype):
     """The parameters as Sizes, of `dtype` if it is given."""
     if dtype is not None and dtype not in BYTES:
-        raise TypeError(f"For 'estimate', the argument 'dtype' must be None or one of {list(BYTES)}, but got {dtype!r}.")
+        raise TypeError(
+            f"For 'estimate', the argument 'dtype' must be None or one of {list(BYTES)}, but got {dtype!r}."
+        )
     if isinstance(parameters, (int, float)):
         if not parameters >= 1 or parameters != int(parameters):
             raise ValueError(f"For 'estimate', the argument 'parameters' must be at least 1, but got {parameters!r}.")

@@ -101,7 +101,7 @@ def test_a_new_learning_rate_is_kept_where_the_checkpoint_has_none(new):
         ms.load_param_into_net(after, saved, strict_load=True)
         assert parameters_of(after)["learning_rate"] == 0.125
     else:
-        with pytest.raises(RuntimeError, match="learning_rate .* should have the same shape"):
+        with pytest.raises(RuntimeError, match=r"learning_rate .* should have the same shape"):
             ms.load_param_into_net(after, saved, strict_load=True)
     del saved["learning_rate"]
     after = AdamOffload(new_parameters(), new)

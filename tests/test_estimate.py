@@ -161,7 +161,7 @@ def test_a_checkpoint_of_a_training(suffix, tmp_path, monkeypatch):
 
 
 def test_the_command_prints_each_dtype(capsys):
-    assert main(["estimate", *"--params 7e9 --host-gb-s 40 --devices 8 --min-offload-size 0".split()]) == 0
+    assert main(["estimate", "--params=7e9", "--host-gb-s=40", "--devices=8", "--min-offload-size=0"]) == 0
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines() if line.startswith("AdamOffload")]
     assert [row[5:7] for row in rows] == [["56.000", "448.000"], ["84.000", "672.000"], ["84.000", "672.000"]]

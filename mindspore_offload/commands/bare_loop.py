@@ -1,4 +1,4 @@
-"""The bare loop of the native library: the simplest Adam over the same bytes, which is the limit of this machine."""
+"""The bare loop of the native library: the simplest Adam over the same bytes."""
 
 import ctypes
 import statistics
@@ -15,19 +15,19 @@ LEARNING_RATE = 1e-3
 
 def bare_loop(weights, gradients):
     """A function that runs a step on copies of `weights`, and one that gives the last of them."""
-    library = native_library.load()
-    loop = library.MindsporeOffloadBareLoop
-    loop.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_size_t, ctypes.c_float, ctypes.c_size_t]
+    loop = native_library.load().MindsporeOffloadBareLoop
+    loop.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_size_t, ctypes.c_float]
     arrays = [(w.copy(), np.zeros_like(w), np.zeros_like(w), g) for w, g in zip(weights, gradients)]
+    # Pointers that keep their arrays alive.
+    calls = [(*(a.ctypes.data_as(ctypes.c_void_p) for a in tensor), tensor[0].size) for tensor in arrays]
     taken = 0
 
     def step():
         nonlocal taken
         taken += 1
         rate = LEARNING_RATE * (1 - BETA2**taken) ** 0.5 / (1 - BETA1**taken)
-        for tensor in arrays:
-            pointers = [array.ctypes.data for array in tensor]
-            loop(*pointers, tensor[0].size, rate, library.MindsporeOffloadThreads())
+        for call in calls:
+            loop(*call, rate)
 
     return step, lambda: arrays[-1][0]
 

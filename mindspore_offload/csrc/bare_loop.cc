@@ -1,10 +1,10 @@
-// The limit that the benchmark measures the kernel against: the simplest loop over the same bytes, split in equal
-// parts over the threads. Nothing in the optimizer calls it.
+// What the benchmark measures the kernel against: the simplest loop over the same bytes, split in equal parts over the
+// team. Nothing in the optimizer calls it.
 
 #include <cmath>
 #include <cstddef>
-#include <thread>
-#include <vector>
+
+#include "team.h"
 
 #if defined(__x86_64__)
 #define BEST_ISA __attribute__((target_clones("avx2", "default")))
@@ -21,14 +21,14 @@ BEST_ISA static void Loop(float* __restrict w, float* __restrict m, float* __res
   }
 }
 
+// A short tensor is done before another thread is awake.
+constexpr size_t kShort = size_t{1} << 16;
+
 extern "C" __attribute__((visibility("default"))) void MindsporeOffloadBareLoop(float* w, float* m, float* v,
-                                                                                const float* g, size_t size, float lr,
-                                                                                size_t threads) {
-  std::vector<std::thread> others;
-  for (size_t i = 1; i < threads; ++i) {
-    const size_t begin = size / threads * i, end = i + 1 == threads ? size : size / threads * (i + 1);
-    others.emplace_back([=] { Loop(w + begin, m + begin, v + begin, g + begin, end - begin, lr); });
-  }
-  Loop(w, m, v, g, threads > 1 ? size / threads : size, lr);
-  for (std::thread& other : others) other.join();
+                                                                                const float* g, size_t size, float lr) {
+  const size_t parts = size < kShort ? 1 : mindspore_offload::TeamSize();
+  mindspore_offload::RunChunks(parts, [=](size_t part) {
+    const size_t begin = size * part / parts, end = size * (part + 1) / parts;
+    Loop(w + begin, m + begin, v + begin, g + begin, end - begin, lr);
+  });
 }

@@ -6,20 +6,20 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 # Of Okabe and Ito, which people who see colours differently tell apart; the lightness differs too.
-OURS, MINDSPORE, OTHERS, LIMIT = "#0072B2", "#E69F00", "#8C8C8C", "#202020"
+OURS, MINDSPORE, OTHERS, INK = "#0072B2", "#E69F00", "#8C8C8C", "#202020"
 DASHED = (0, (4, 3))
-LONGEST = 5.5  # times the limit; a longer bar is cut, and says so
+LONGEST = 5.5  # times the bare loop; a longer bar is cut, and says so
 
 
 def plot(report, path):
     """Draws the last table of steps: a bar a rival, its median, and the spread of its steps."""
     table = report["steps"][-1]
-    limit = next(row for row in table["rivals"] if row["name"] == "bare loop")
-    rows = [row for row in table["rivals"] if row is not limit]
+    bare_loop = next(row for row in table["rivals"] if row["name"] == "bare loop")
+    rows = [row for row in table["rivals"] if row is not bare_loop]
     halves = [row for row in rows if "float16" in row["name"]]
     panels = [("float32 weights", [row for row in rows if row not in halves]), ("16-bit weights", halves)]
     panels = [(title, sorted(shown, key=lambda row: row["ms"])) for title, shown in panels if shown]
-    end = limit["ns_a_parameter"] * LONGEST
+    end = bare_loop["ns_a_parameter"] * LONGEST
 
     figure, axes = plt.subplots(
         len(panels),
@@ -30,13 +30,13 @@ def plot(report, path):
         layout="constrained",
     )
     for axis, (title, shown) in zip(axes[:, 0], panels):
-        _draw(axis, shown, limit, table, end)
+        _draw(axis, shown, bare_loop, table, end)
         axis.set_title(title, loc="left", fontsize=12, fontweight="bold")
     axes[-1, 0].set_xlabel(
         "nanoseconds a parameter: a bar is the median, its line goes from the fastest to the slowest step\n"
         "(x: time of a step relative to AdamOffload)"
     )
-    _explain(figure, limit, {_color(row["name"]) for row in rows})
+    _explain(figure, bare_loop, {_color(row["name"]) for row in rows})
     figure.suptitle(
         f"One Adam step of {table['params'] / 1e6:.0f} million parameters\n",
         x=0.01,
@@ -56,23 +56,23 @@ def plot(report, path):
     plt.close(figure)
 
 
-def _draw(axis, rows, limit, table, end):
+def _draw(axis, rows, bare_loop, table, end):
     of_milliseconds = 1e6 / table["params"]  # nanoseconds a parameter
     for place, row in enumerate(rows):
         value, low, high = (row[key] * of_milliseconds for key in ("ms", "ms_min", "ms_max"))
         is_cut = value > end
         axis.barh(place, min(value, end), height=0.68, color=_color(row["name"]))
         if not is_cut:
-            axis.plot([low, min(high, end)], [place, place], color=LIMIT, linewidth=1.6, solid_capstyle="butt")
+            axis.plot([low, min(high, end)], [place, place], color=INK, linewidth=1.6, solid_capstyle="butt")
             for bound in (low, high):
-                axis.plot([bound, bound], [place - 0.14, place + 0.14], color=LIMIT, linewidth=1.6)
+                axis.plot([bound, bound], [place - 0.14, place + 0.14], color=INK, linewidth=1.6)
         text = f"{value:.2f} ns,  {row['relative']:.2f}x"
         if is_cut:
             ink = "white" if _color(row["name"]) == OURS else "black"
             axis.text(end * 0.99, place, f"{text}  ▶", va="center", ha="right", fontsize=10.5, color=ink)
         else:
             axis.text(min(max(value, high), end) + end * 0.01, place, text, va="center", fontsize=10.5)
-    axis.axvline(limit["ns_a_parameter"], color=LIMIT, linestyle=DASHED, linewidth=1.4, zorder=0)
+    axis.axvline(bare_loop["ns_a_parameter"], color=INK, linestyle=DASHED, linewidth=1.4, zorder=0)
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=11)
     axis.set_xlim(0, end)
     axis.invert_yaxis()
@@ -80,13 +80,13 @@ def _draw(axis, rows, limit, table, end):
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _explain(figure, limit, colors):
+def _explain(figure, bare_loop, colors):
     handles = [
         plt.Rectangle((0, 0), 1, 1, color=color, label=label)
         for color, label in ((OURS, "this package"), (MINDSPORE, "MindSpore"), (OTHERS, "other frameworks"))
         if color in colors
     ]
-    line = plt.Line2D([], [], color=LIMIT, linestyle=DASHED, label=f"bare loop, {limit['ns_a_parameter']:.2f} ns")
+    line = plt.Line2D([], [], color=INK, linestyle=DASHED, label=f"bare loop, {bare_loop['ns_a_parameter']:.2f} ns")
     figure.legend(handles=[*handles, line], loc="upper right", ncols=2, frameon=False, fontsize=10.5)
 
 

@@ -52,7 +52,7 @@ class Rival(NamedTuple):
 
 
 class BareLoop:
-    """The simplest loop over the same bytes, which no optimizer can be much faster than."""
+    """The simplest loop over the same bytes, for comparison: about what memory allows."""
 
     dtype, has_master = "float32", True
 
@@ -104,7 +104,7 @@ class Clipped(nn.Cell):
         return self.optimizer(ops.clip_by_global_norm(gradients, self.max_grad_norm))
 
 
-LIMIT = "bare loop"
+BARE_LOOP = "bare loop"
 # So large that the answer is that of Adam; measuring the norm and multiplying cost what they always do.
 CLIP = {"max_grad_norm": 1e9}
 NATIVE, STOCK = {"host_kernel": "native"}, {"host_kernel": "stock"}
