@@ -15,6 +15,7 @@ from mindspore_offload.writeback import choose as choose_writeback
 
 _is_dense = C.MultitypeFuncGraph("is_dense")
 _check_gradient = C.MultitypeFuncGraph("check_gradient")
+_dtype = C.MultitypeFuncGraph("dtype")
 _pick = C.MultitypeFuncGraph("pick")
 _run_bucket = C.MultitypeFuncGraph("run_bucket")
 
@@ -124,6 +125,7 @@ class AdamOffload(nn.Optimizer):
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
         TypeError: If a parameter is not of one of the dtypes above.
         TypeError: If a gradient is not of one of its dtypes.
+        TypeError: If a parameter was given another dtype after the optimizer was made.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
         ValueError: If `beta1` or `beta2` is not in (0.0, 1.0).
         ValueError: If `weight_decay` or `learning_rate` is less than 0.
@@ -233,6 +235,7 @@ class AdamOffload(nn.Optimizer):
         buckets += [DeviceUpdate(bucket, algorithm) for bucket in state.buckets(kept, start=len(offloaded))]
         self._buckets = nn.CellList(buckets, auto_prefix=False)
         self._names = tuple(parameter.name for parameter in self.parameters)
+        self._dtypes = tuple(parameter.dtype for parameter in self.parameters)
         self._multiply, self._reshape = on_host(ops.Mul()), on_host(ops.Reshape())
         self._success = (True,) * len(self.parameters)
 
@@ -240,6 +243,7 @@ class AdamOffload(nn.Optimizer):
     def construct(self, gradients):
         checks.gradients(self.cls_name, isinstance(gradients, tuple), len(gradients), len(self.parameters))
         checks.all_dense(self.cls_name, self._names, self.map_(_is_dense, gradients))
+        checks.unchanged_dtypes(self.cls_name, self._names, self._dtypes, self.map_(_dtype, self.parameters))
         gradients = self.map_(F.partial(_check_gradient, self.cls_name), self._names, self.parameters, gradients)
         scale = self._reshape(self._loss_scale, (1,))
         clip, finite = self._no_decay, True  # not looked at
@@ -311,6 +315,11 @@ class AdamOffload(nn.Optimizer):
 def _check(cls_name, name, parameter, gradient):
     checks.gradient(cls_name, name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
     return gradient
+
+
+@_dtype.register("Tensor")
+def _dtype_of(parameter):
+    return F.dtype(parameter)
 
 
 @_is_dense.register("Tensor")

@@ -124,6 +124,16 @@ def gradient(cls_name, name, expected_shape, shape, dtype):
 
 
 @ops.constexpr
+def unchanged_dtypes(cls_name, names, dtypes, found):
+    for name, dtype, now in zip(names, dtypes, found):
+        if now != dtype:
+            raise TypeError(
+                f"For '{cls_name}', the parameter '{name}' must keep its dtype {dtype}, but got {now}; "
+                f"make the optimizer after the dtypes are set."
+            )
+
+
+@ops.constexpr
 def all_dense(cls_name, names, dense):
     for name, is_dense in zip(names, dense):
         if not is_dense:

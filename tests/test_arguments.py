@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
+from mindspore import dtype as mstype
 from nets import parameters_of
 
 from mindspore_offload import AdamOffload
@@ -89,6 +90,15 @@ def test_gradients_that_do_not_fit_are_refused(gradients, error, message, host_k
         optimizer(gradients)
     for name, value in parameters_of(optimizer).items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_a_dtype_that_changes_after_the_optimizer_is_made_is_refused(host_kernel):
+    parameters = [Parameter(Tensor(np.ones(3, np.float32)), name=name) for name in ("first", "second")]
+    optimizer = AdamOffload(parameters, host_kernel=host_kernel)
+    parameters[1].set_dtype(mstype.float16)
+    with pytest.raises(TypeError, match="the parameter 'second' must keep its dtype Float32, but got Float16"):
+        optimizer((ones(), ones()))
+    np.testing.assert_array_equal(optimizer.moment1[0].asnumpy(), 0)
 
 
 def test_gradients_of_16_bits_are_taken(host_kernel):
