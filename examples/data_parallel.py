@@ -5,7 +5,7 @@ averages them, and each worker's optimizer updates its own copy of the weights o
 the weights and states have to be the same bits on all workers, and worker 0 trains once more, alone, with the joint
 batches: the losses have to agree within the rounding of float32. Takes about half a minute on two cores:
 
-    pip install 'mindspore_offload[examples]'
+    pip install '.[examples]'
     msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=output/data_parallel examples/data_parallel.py
 """
 

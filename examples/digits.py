@@ -4,7 +4,7 @@ The data are the 1,797 real scans of 8x8 pixels that come with scikit-learn, so 
 starts from the same weights and sees the same batches in the same order. Prints a table of accuracy, speed, memory and
 agreement, and draws the curves into output/digits.png. Takes about half a minute on two cores:
 
-    pip install 'mindspore_offload[examples]'
+    pip install '.[examples]'
     python examples/digits.py
 
 In a net as small as this one a step is mostly forward and backward; `python -m mindspore_offload bench` measures the

@@ -4,7 +4,7 @@ The float32 masters of the weights are in host memory, so no step is lost, howev
 Both writebacks and both host operations are tried, over several seeds: of 360 test digits, 2 are half a point, and one
 seed alone differs by as much from the next. Takes about two minutes on two cores:
 
-    pip install 'mindspore_offload[examples]'
+    pip install '.[examples]'
     python examples/digits_float16.py
 """
 

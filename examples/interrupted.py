@@ -5,7 +5,7 @@ steps with MindSpore's `ModelCheckpoint`, and goes on from the newest one in its
 runs to its end; another one is killed, started again, and then compared with the first: all weights and states, and the
 loss of each step. Draws both curves into output/interrupted.png. Takes about a minute on two cores:
 
-    pip install 'mindspore_offload[examples]'
+    pip install '.[examples]'
     python examples/interrupted.py
 
 With `--folder` it is the training alone, to be killed and started again by hand.

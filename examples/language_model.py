@@ -8,7 +8,7 @@ dynamic loss scale too, which begins so large that gradients overflow, and those
 text that the float16 net has written, and draws the curves into output/language_model.png. Takes about seven minutes
 on two cores:
 
-    pip install 'mindspore_offload[examples]'
+    pip install '.[examples]'
     python examples/language_model.py
 """
 

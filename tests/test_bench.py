@@ -88,7 +88,7 @@ def test_what_is_not_installed_is_said(monkeypatch):
     others, missing = peers.installed(threads=1)
     assert others == {}
     assert [text.partition(":")[0] for text in missing] == ["torch is not installed", "deepspeed is not installed"]
-    assert all("pip install 'mindspore_offload[peers]'" in text for text in missing)
+    assert all("pip install '.[peers]'" in text for text in missing)
 
 
 MINDSPORE_ITSELF = 300_000_000  # bytes that it loads and allocates when it first runs something

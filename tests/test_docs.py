@@ -136,6 +136,12 @@ def test_every_part_of_the_package_is_in_the_list_of_files(language):
     assert [part for part in sorted(parts) if f"``{part}" not in text] == []
 
 
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_the_sample_of_doctor_has_the_flags_of_the_compiler(language):
+    flags = (PACKAGE / "csrc" / "compile_flags.txt").read_text().split()
+    assert " ".join(flags) in " ".join(pages.source(language, "commands").split())
+
+
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     english, chinese = (
         re.findall(r"```python\n(.*?)```", (pages.ROOT / name).read_text(encoding="utf-8"), re.DOTALL)

@@ -55,7 +55,7 @@ def run(arguments):
     if arguments.json:
         print(json.dumps({"healthy": healthy, "findings": [finding._asdict() for finding in findings]}, indent=2))
     else:
-        print("\nAll that the optimizer chooses by itself works." if healthy else "\nNot everything works: see above.")
+        print("\nEverything that is used by default works." if healthy else "\nNot everything works: see above.")
     return 0 if healthy else 1
 
 

@@ -56,7 +56,7 @@ def run(arguments):
     if arguments.plot and not arguments.plot.endswith(".png"):
         raise CommandError(f"--plot must be a file that ends in .png, but got {arguments.plot}")
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
-        raise CommandError("--plot needs matplotlib; pip install 'mindspore_offload[examples]'")
+        raise CommandError("--plot needs matplotlib; in the folder of the source, pip install '.[examples]'")
     if arguments.plot and not os.access(os.path.dirname(os.path.abspath(arguments.plot)), os.W_OK):
         raise CommandError(f"--plot can't write {arguments.plot}; give a file in a folder that exists")
     library = _library(arguments.threads)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mindspore_offload.commands.errors import one_line
 from mindspore_offload.commands.progress import progress
 
-INSTALL = "pip install 'mindspore_offload[peers]'"
+INSTALL = "in the folder of the source, pip install '.[peers]'"
 
 
 class Peer(NamedTuple):
