@@ -60,7 +60,21 @@ def test_it_clips_as_mindspore_does(value, host_kernel, writeback, new_optimizer
         np.testing.assert_allclose(ends[0][name], value, rtol=3e-5, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "use_nesterov": True}], ids=str)
+class DecayThatBeginsAtZero(nn.Cell):
+    def construct(self, global_step):
+        return 0.01 * global_step.astype(ms.float32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "use_nesterov": True},
+        {"weight_decay": DecayThatBeginsAtZero()},
+    ],
+    ids=["plain", "decay", "nesterov", "decay-from-zero"],
+)
 def test_both_writebacks_end_in_the_same_bits(settings, new_optimizer):
     ends = []
     for writeback in ("in_place", "assign"):

@@ -73,7 +73,8 @@ class NativeAssign(_Native):
         self.penalties = tuple(has and not algorithm.decoupled for has in decays)
         self.clip = algorithm.clip
         self.row_of = bucket.rows
-        self.unstack = on_host(ops.Unstack())
+        self.unstack, self.equal, self.select = on_host(ops.Unstack()), on_host(ops.Equal()), on_host(ops.Select())
+        self.one = Tensor(1.0, mstype.float32)
         self.map_ = C.Map()
         self.writes = nn.CellList(
             [
@@ -87,11 +88,15 @@ class NativeAssign(_Native):
         gradients = gradients[self.start : self.stop]
         decoupled_decays = self.row_of  # not looked at
         if self.some_decay:
-            rows = ()
+            rows, clips = (), ()
             for row in self.unstack(coefficients):
-                rows += (self.unstack(row),)
+                row = self.unstack(row)
+                rows += (row,)
+                if self.clip:
+                    # The kernel takes a decay of 0, as a Cell may give it, for none, and clips then itself.
+                    clips += (self.select(self.equal(row[WEIGHT_DECAY], 0), self.one, row[CLIP]),)
             gradients = self.map_(
-                F.partial(_decay, rows, self.clip), self.row_of, self.penalties, self.parameters, gradients
+                F.partial(_decay, rows, clips), self.row_of, self.penalties, self.parameters, gradients
             )
             decoupled_decays = self.map_(F.partial(_decoupled_decay, rows), self.row_of)
         results = self.update(
@@ -143,10 +148,10 @@ def _halves(bucket):
     return ParameterTuple(p for p, _ in pairs), ParameterTuple(master for _, master in pairs)
 
 
-@_decay.register("Tuple", "Bool", "Number", "Bool", "Tensor", "Tensor")
-def _decay_one(rows, clip, row, penalty, parameter, gradient):
+@_decay.register("Tuple", "Tuple", "Number", "Bool", "Tensor", "Tensor")
+def _decay_one(rows, clips, row, penalty, parameter, gradient):
     if penalty:
-        return writeback.decayed(gradient, parameter, rows[row][WEIGHT_DECAY], rows[row][CLIP] if clip else None)
+        return writeback.decayed(gradient, parameter, rows[row][WEIGHT_DECAY], clips[row] if clips else None)
     return gradient
 
 
