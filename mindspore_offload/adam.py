@@ -18,6 +18,7 @@ _check_gradient = C.MultitypeFuncGraph("check_gradient")
 _dtype = C.MultitypeFuncGraph("dtype")
 _pick = C.MultitypeFuncGraph("pick")
 _run_bucket = C.MultitypeFuncGraph("run_bucket")
+_value_at = C.MultitypeFuncGraph("value_at")
 
 
 class AdamOffload(nn.Optimizer):
@@ -222,10 +223,17 @@ class AdamOffload(nn.Optimizer):
             self.skipped_steps = skipped_steps = Parameter(Tensor([0], mstype.int32), name="skipped_steps")
         self._progress = Progress(self.global_step, self.beta1_power, self.beta2_power, skipped_steps)
 
-        rows, self._row_parameters, self._row_decays = self._coefficient_rows()
+        # `get_lr` and `get_weight_decay` would call a schedule once a parameter; it is called once a row.
+        rows, self._row_parameters, has_decay = self._coefficient_rows()
         self._coefficients = Coefficients(len(self._row_parameters), beta1, beta2, eps, gradient_scale, algorithm)
+        if self.is_group_lr and self.dynamic_lr:
+            self._row_rates = nn.CellList([self.learning_rate[i] for i in self._row_parameters], auto_prefix=False)
         self._no_decay = Tensor(0.0, mstype.float32)
-        decays = [self._row_decays[row] for row in rows]
+        self._row_decays = tuple(
+            (self.weight_decay[i] if self.is_group else self.weight_decay) if has else self._no_decay
+            for i, has in zip(self._row_parameters, has_decay)
+        )
+        decays = [has_decay[row] for row in rows]
         tensors = list(zip(self.parameters, weights, self.moment1, self.moment2, rows, decays))
         # Gradients are handed on in the order of the buckets' parameters: first those that are updated on the host.
         small = [parameter.size < min_offload_size for parameter in self.parameters]
@@ -250,8 +258,13 @@ class AdamOffload(nn.Optimizer):
         if self._measure:
             clip, finite = self._global_norm(gradients, scale)
         # Both see global_step as it is before this step: 0 at the first.
-        learning_rates = self._row_learning_rates()
-        weight_decays = self._row_weight_decays()
+        if self.is_group_lr and self.dynamic_lr:
+            learning_rates = self.map_(F.partial(_value_at, self.global_step), self._row_rates)
+        elif self.is_group_lr:
+            learning_rates = self.map_(F.partial(_pick, self.learning_rate), self._row_parameters)
+        else:
+            learning_rates = (self.get_lr(),) * len(self._row_parameters)
+        weight_decays = self.map_(F.partial(_value_at, self.global_step), self._row_decays)
         beta1_power = self._multiply(self.beta1_power, self.beta1)
         beta2_power = self._multiply(self.beta2_power, self.beta2)
         coefficients = self._coefficients(learning_rates, weight_decays, beta1_power, beta2_power, clip, finite, scale)
@@ -284,32 +297,6 @@ class AdamOffload(nn.Optimizer):
             of_parameter.append(rows[key])
         return of_parameter, tuple(firsts), tuple(decays)
 
-    def _row_learning_rates(self):
-        """The learning rate of this step for each row: `get_lr`, without calling a schedule once a parameter."""
-        if not self.is_group_lr:
-            return (self.get_lr(),) * len(self._row_parameters)
-        rates = ()
-        for i in self._row_parameters:
-            rate = self.learning_rate[i]
-            if self.dynamic_lr:
-                rate = rate(self.global_step)
-            rates += (rate,)
-        return rates
-
-    def _row_weight_decays(self):
-        """The weight decay of this step for each row, times loss_scale: `get_weight_decay`, likewise."""
-        decays = ()
-        for i, has_decay in zip(self._row_parameters, self._row_decays):
-            decay = self._no_decay
-            if has_decay and self.is_group:
-                decay = self.weight_decay[i]
-                if self.dynamic_decay_flags[i]:
-                    decay = decay(self.global_step)
-            elif has_decay:
-                decay = self.get_weight_decay()
-            decays += (decay,)
-        return decays
-
 
 @_check_gradient.register("String", "String", "Tensor", "Tensor")
 def _check(cls_name, name, parameter, gradient):
@@ -335,6 +322,16 @@ def _is_not(gradient):
 @_pick.register("Tuple", "Number")
 def _pick_one(gradients, i):
     return gradients[i]
+
+
+@_value_at.register("Tensor", "Function")
+def _value_of_schedule(global_step, schedule):
+    return schedule(global_step)
+
+
+@_value_at.register("Tensor", "Tensor")
+def _value_of_constant(global_step, value):
+    return value
 
 
 @_run_bucket.register("Tensor", "Tuple", "Function")

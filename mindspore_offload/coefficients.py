@@ -5,8 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
+from mindspore.ops import composite as C
+from mindspore.ops import functional as F
 
 from mindspore_offload.placement import on_host
+
+_scalar = C.MultitypeFuncGraph("scalar")
 
 # The columns of the coefficient tensor, in the order of `struct AdamCoefficients` in csrc/adam.h, which explains them.
 COLUMNS = (
@@ -68,7 +72,7 @@ class Coefficients(nn.Cell):
         self.cast, self.reshape = on_host(ops.Cast()), on_host(ops.Reshape())
         self.sub, self.mul, self.div = on_host(ops.Sub()), on_host(ops.Mul()), on_host(ops.Div())
         self.sqrt, self.stack, self.concat = on_host(ops.Sqrt()), on_host(ops.Stack()), on_host(ops.Concat(1))
-        self.select = on_host(ops.Select())
+        self.select, self.map_ = on_host(ops.Select()), C.Map()
 
     def construct(self, learning_rates, weight_decays, beta1_power, beta2_power, clip, finite, scale):
         """
@@ -99,10 +103,13 @@ class Coefficients(nn.Cell):
         return coefficients
 
     def _column(self, scalars):
-        flat = ()
-        for scalar in scalars:
-            flat += (self.reshape(self.cast(scalar, mstype.float32), ()),)
+        flat = self.map_(F.partial(_scalar, self.cast, self.reshape), scalars)
         return self.reshape(self.stack(flat), self.column_shape)
+
+
+@_scalar.register("Function", "Function", "Tensor")
+def _scalar_of(cast, reshape, value):
+    return reshape(cast(value, mstype.float32), ())
 
 
 def _table(rows, columns, values):

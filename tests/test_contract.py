@@ -183,6 +183,24 @@ def test_order_params_keeps_their_order(make):
     assert [parameter.name for parameter in optimizer.parameters] == list(NAMES)
 
 
+@pytest.mark.parametrize("kind", ["numbers", "schedules"])
+def test_a_group_for_each_of_many_parameters(kind):
+    """As for rates that fall from layer to layer. With a gradient of 1, the first step is the learning rate."""
+    rates = 1e-3 * np.arange(1, 301)
+    parameters = [Parameter(Tensor(np.ones(2, np.float32)), name=f"weight{i}") for i in range(len(rates))]
+    groups = [
+        {
+            "params": [parameter],
+            "lr": nn.ExponentialDecayLR(rate, 0.5, 1) if kind == "schedules" else rate,
+            "weight_decay": 1e-9 * rate,
+        }
+        for parameter, rate in zip(parameters, rates.tolist())
+    ]
+    AdamOffload(groups, host_kernel="native")(tuple(Tensor(np.ones(2, np.float32)) for _ in parameters))
+    moved = [1 - parameter.asnumpy()[0] for parameter in parameters]
+    np.testing.assert_allclose(moved, rates, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("groups", "names"),
     [

@@ -73,8 +73,8 @@ class NativeAssign(_Native):
         self.penalties = tuple(has and not algorithm.decoupled for has in decays)
         self.clip = algorithm.clip
         self.row_of = bucket.rows
-        self.unstack, self.equal, self.select = on_host(ops.Unstack()), on_host(ops.Equal()), on_host(ops.Select())
-        self.one = Tensor(1.0, mstype.float32)
+        self.unstack = on_host(ops.Unstack())
+        self.clip_before_decay = _ClipBeforeDecay()
         self.map_ = C.Map()
         self.writes = nn.CellList(
             [
@@ -88,13 +88,8 @@ class NativeAssign(_Native):
         gradients = gradients[self.start : self.stop]
         decoupled_decays = self.row_of  # not looked at
         if self.some_decay:
-            rows, clips = (), ()
-            for row in self.unstack(coefficients):
-                row = self.unstack(row)
-                rows += (row,)
-                if self.clip:
-                    # The kernel takes a decay of 0, as a Cell may give it, for none, and clips then itself.
-                    clips += (self.select(self.equal(row[WEIGHT_DECAY], 0), self.one, row[CLIP]),)
+            rows = self.map_(self.unstack, self.unstack(coefficients))
+            clips = self.map_(self.clip_before_decay, rows) if self.clip else ()
             gradients = self.map_(
                 F.partial(_decay, rows, clips), self.row_of, self.penalties, self.parameters, gradients
             )
@@ -103,6 +98,20 @@ class NativeAssign(_Native):
             coefficients, self.rows, *self.moment1, *self.moment2, *gradients, *self.halves, *self.masters
         )
         return self.map_(_write, self.writes, results, decoupled_decays)
+
+
+class _ClipBeforeDecay(nn.Cell):
+    """What the device clips a gradient with before it adds the penalty.
+
+    The kernel takes a decay of 0, as a Cell may give it in some step, for none, and clips then itself.
+    """
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.equal, self.select, self.one = on_host(ops.Equal()), on_host(ops.Select()), Tensor(1.0, mstype.float32)
+
+    def construct(self, row):
+        return self.select(self.equal(row[WEIGHT_DECAY], 0), self.one, row[CLIP])
 
 
 class NativeNorm(nn.Cell):

@@ -28,7 +28,7 @@ class _Updates(nn.Cell):
         self.start, self.stop = bucket.start, bucket.stop
         self.rows = bucket.rows
         self.unstack = on_host(ops.Unstack())
-        self.map_reverse = C.Map(None, True)
+        self.map_, self.map_reverse = C.Map(), C.Map(None, True)
         self.updates = nn.CellList(auto_prefix=False)
         write_place = place if writeback == "in_place" else on_device
         tensors = zip(bucket.parameters, bucket.weights, bucket.moment1, bucket.moment2)
@@ -43,9 +43,7 @@ class _Updates(nn.Cell):
             self.updates.append(update)
 
     def construct(self, coefficients, gradients):
-        rows = ()
-        for row in self.unstack(coefficients):
-            rows += (self.unstack(row),)
+        rows = self.map_(self.unstack, self.unstack(coefficients))
         return self.map_reverse(F.partial(_run, rows), self.updates, self.rows, gradients[self.start : self.stop])
 
 
