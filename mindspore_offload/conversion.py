@@ -64,7 +64,8 @@ def convert_adam_weight_decay(parameter_dict, beta1=0.9, beta2=0.999):
         prefix, _, rest = name.partition(".")
         if prefix in _NAMES:
             name = f"{_NAMES[prefix]}.{rest}"
-            parameter = Parameter(parameter.value(), name=name)
+            # Those of 16-bit parameters are of 16 bits.
+            parameter = Parameter(parameter.value().astype(mstype.float32), name=name)
         converted[name] = parameter
     steps = int(parameter_dict["global_step"].asnumpy().reshape(-1)[0])
     for name, beta in (("beta1_power", beta1), ("beta2_power", beta2)):

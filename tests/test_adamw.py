@@ -134,6 +134,17 @@ def test_a_checkpoint_of_adam_weight_decay_loads(tmp_path):
     np.testing.assert_array_equal(ours.parameters[0].asnumpy(), theirs.parameters[0].asnumpy())
 
 
+def test_moments_of_16_bits_become_float32():
+    weight = Parameter(Tensor(np.ones(3, np.float16)), name="w")
+    theirs = nn.AdamWeightDecay([weight], 0.1)
+    theirs((Tensor(np.ones(3, np.float16)),))
+    with pytest.warns(UserWarning, match="does not correct the bias"):
+        converted = convert_adam_weight_decay({parameter.name: parameter for parameter in theirs.get_parameters()})
+    ours = AdamWOffload([weight], 0.1)
+    assert ms.load_param_into_net(ours, converted, strict_load=True) == (["master.w"], [])
+    np.testing.assert_array_equal(ours.moment1[0].asnumpy(), np.float32(theirs.moments1[0].asnumpy()))
+
+
 def test_no_checkpoint_is_refused():
     with pytest.raises(TypeError, match=r"'parameter_dict' must be a dict, but got 'saved.ckpt' of type str"):
         convert_adam_weight_decay("saved.ckpt")
