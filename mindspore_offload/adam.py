@@ -17,8 +17,10 @@ _is_dense = C.MultitypeFuncGraph("is_dense")
 _check_gradient = C.MultitypeFuncGraph("check_gradient")
 _dtype = C.MultitypeFuncGraph("dtype")
 _pick = C.MultitypeFuncGraph("pick")
+_shape = C.MultitypeFuncGraph("shape")
 _run_bucket = C.MultitypeFuncGraph("run_bucket")
 _value_at = C.MultitypeFuncGraph("value_at")
+_pick_value_at = C.MultitypeFuncGraph("pick_value_at")
 
 
 class AdamOffload(nn.Optimizer):
@@ -126,11 +128,12 @@ class AdamOffload(nn.Optimizer):
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
         TypeError: If a parameter is not of one of the dtypes above.
         TypeError: If a gradient is not of one of its dtypes.
-        TypeError: If a parameter was given another dtype after the optimizer was made.
+        TypeError: If a parameter was given another dtype or shape after the optimizer was made.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
         ValueError: If `beta1` or `beta2` is not in (0.0, 1.0).
         ValueError: If `weight_decay` or `learning_rate` is less than 0.
-        ValueError: If `max_grad_norm` is not greater than 0, or `min_offload_size` is less than 0.
+        ValueError: If `max_grad_norm` is not greater than 0 and finite in float32.
+        ValueError: If `min_offload_size` is less than 0.
         ValueError: If `host_kernel` or `writeback` is unknown.
         ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
@@ -223,15 +226,16 @@ class AdamOffload(nn.Optimizer):
             self.skipped_steps = skipped_steps = Parameter(Tensor([0], mstype.int32), name="skipped_steps")
         self._progress = Progress(self.global_step, self.beta1_power, self.beta2_power, skipped_steps)
 
-        # `get_lr` and `get_weight_decay` would call a schedule once a parameter; it is called once a row.
+        # With groups, `get_lr` and `get_weight_decay` would call a schedule once a parameter; it is called once a row.
         rows, self._row_parameters, has_decay = self._coefficient_rows()
         self._coefficients = Coefficients(len(self._row_parameters), beta1, beta2, eps, gradient_scale, algorithm)
         if self.is_group_lr and self.dynamic_lr:
             self._row_rates = nn.CellList([self.learning_rate[i] for i in self._row_parameters], auto_prefix=False)
         self._no_decay = Tensor(0.0, mstype.float32)
+        # Where the decay of a row is among those of the groups, or the only one, which this stands behind.
+        no_decay = len(self.weight_decay) if self.is_group else 1
         self._row_decays = tuple(
-            (self.weight_decay[i] if self.is_group else self.weight_decay) if has else self._no_decay
-            for i, has in zip(self._row_parameters, has_decay)
+            (i if self.is_group else 0) if has else no_decay for i, has in zip(self._row_parameters, has_decay)
         )
         decays = [has_decay[row] for row in rows]
         tensors = list(zip(self.parameters, weights, self.moment1, self.moment2, rows, decays))
@@ -244,6 +248,7 @@ class AdamOffload(nn.Optimizer):
         self._buckets = nn.CellList(buckets, auto_prefix=False)
         self._names = tuple(parameter.name for parameter in self.parameters)
         self._dtypes = tuple(parameter.dtype for parameter in self.parameters)
+        self._shapes = tuple(tuple(parameter.shape) for parameter in self.parameters)
         self._multiply, self._reshape = on_host(ops.Mul()), on_host(ops.Reshape())
         self._success = (True,) * len(self.parameters)
 
@@ -251,7 +256,8 @@ class AdamOffload(nn.Optimizer):
     def construct(self, gradients):
         checks.gradients(self.cls_name, isinstance(gradients, tuple), len(gradients), len(self.parameters))
         checks.all_dense(self.cls_name, self._names, self.map_(_is_dense, gradients))
-        checks.unchanged_dtypes(self.cls_name, self._names, self._dtypes, self.map_(_dtype, self.parameters))
+        checks.unchanged(self.cls_name, self._names, "dtype", self._dtypes, self.map_(_dtype, self.parameters))
+        checks.unchanged(self.cls_name, self._names, "shape", self._shapes, self.map_(_shape, self.parameters))
         gradients = self.map_(F.partial(_check_gradient, self.cls_name), self._names, self.parameters, gradients)
         scale = self._reshape(self._loss_scale, (1,))
         clip, finite = self._no_decay, True  # not looked at
@@ -264,7 +270,9 @@ class AdamOffload(nn.Optimizer):
             learning_rates = self.map_(F.partial(_pick, self.learning_rate), self._row_parameters)
         else:
             learning_rates = (self.get_lr(),) * len(self._row_parameters)
-        weight_decays = self.map_(F.partial(_value_at, self.global_step), self._row_decays)
+        decays = self.weight_decay if self.is_group else (self.get_weight_decay(),)
+        decays = (*decays, self._no_decay)
+        weight_decays = self.map_(F.partial(_pick_value_at, self.global_step, decays), self._row_decays)
         beta1_power = self._multiply(self.beta1_power, self.beta1)
         beta2_power = self._multiply(self.beta2_power, self.beta2)
         coefficients = self._coefficients(learning_rates, weight_decays, beta1_power, beta2_power, clip, finite, scale)
@@ -309,6 +317,11 @@ def _dtype_of(parameter):
     return F.dtype(parameter)
 
 
+@_shape.register("Tensor")
+def _shape_of(parameter):
+    return F.shape(parameter)
+
+
 @_is_dense.register("Tensor")
 def _is(gradient):
     return True
@@ -332,6 +345,11 @@ def _value_of_schedule(global_step, schedule):
 @_value_at.register("Tensor", "Tensor")
 def _value_of_constant(global_step, value):
     return value
+
+
+@_pick_value_at.register("Tensor", "Tuple", "Number")
+def _pick_one_at(global_step, values, i):
+    return _value_at(global_step, values[i])
 
 
 @_run_bucket.register("Tensor", "Tuple", "Function")

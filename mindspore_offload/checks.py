@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 from mindspore import dtype as mstype
 from mindspore import ops
 
@@ -79,9 +80,12 @@ def max_grad_norm(cls_name, value):
             f"For '{cls_name}', the argument 'max_grad_norm' must be None or a float, "
             f"but got {value!r} of type {type(value).__name__}."
         )
-    if not value > 0:
+    with np.errstate(over="ignore"):
+        bound = np.float32(value)
+    if not 0 < bound < np.inf:
         raise ValueError(
-            f"For '{cls_name}', the argument 'max_grad_norm' must be None or greater than 0, but got {value}."
+            f"For '{cls_name}', the argument 'max_grad_norm' must be None, or greater than 0 and finite in float32, "
+            f"but got {value}."
         )
 
 
@@ -124,12 +128,12 @@ def gradient(cls_name, name, expected_shape, shape, dtype):
 
 
 @ops.constexpr
-def unchanged_dtypes(cls_name, names, dtypes, found):
-    for name, dtype, now in zip(names, dtypes, found):
-        if now != dtype:
+def unchanged(cls_name, names, what, values, found):
+    for name, value, now in zip(names, values, found):
+        if now != value:
             raise TypeError(
-                f"For '{cls_name}', the parameter '{name}' must keep its dtype {dtype}, but got {now}; "
-                f"make the optimizer after the dtypes are set."
+                f"For '{cls_name}', the parameter '{name}' must keep its {what} {value}, but got {now}; "
+                f"make the optimizer after the parameters are as they are to be."
             )
 
 

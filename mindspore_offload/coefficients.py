@@ -108,6 +108,7 @@ class Coefficients(nn.Cell):
 
 
 @_scalar.register("Function", "Function", "Tensor")
+@_scalar.register("Function", "Function", "Number")
 def _scalar_of(cast, reshape, value):
     return reshape(cast(value, mstype.float32), ())
 

@@ -92,13 +92,31 @@ def test_gradients_that_do_not_fit_are_refused(gradients, error, message, host_k
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-def test_a_dtype_that_changes_after_the_optimizer_is_made_is_refused(host_kernel):
+CHANGES = {
+    "dtype": (lambda p: p.set_dtype(mstype.float16), "its dtype Float32, but got Float16"),
+    "shape": (lambda p: p.set_data(Tensor(np.ones((3, 1), np.float32)), slice_shape=True), r"its shape \(3,\), but got"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
+def test_a_parameter_that_changes_after_the_optimizer_is_made_is_refused(change, message, host_kernel):
     parameters = [Parameter(Tensor(np.ones(3, np.float32)), name=name) for name in ("first", "second")]
     optimizer = AdamOffload(parameters, host_kernel=host_kernel)
-    parameters[1].set_dtype(mstype.float16)
-    with pytest.raises(TypeError, match="the parameter 'second' must keep its dtype Float32, but got Float16"):
-        optimizer((ones(), ones()))
+    change(parameters[1])
+    with pytest.raises(TypeError, match=f"the parameter 'second' must keep {message}"):
+        optimizer((ones(), Tensor(np.ones(parameters[1].shape, np.float32))))
     np.testing.assert_array_equal(optimizer.moment1[0].asnumpy(), 0)
+    assert optimizer.global_step.asnumpy() == 0
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["one", "groups"])
+def test_a_weight_decay_that_is_replaced_before_the_first_step_counts(grouped, parameters):
+    """As in the replaced optimizer. The first moment after a gradient of 0 is a tenth of decay times weight."""
+    optimizer = AdamOffload([{"params": parameters, "weight_decay": 0.1}] if grouped else parameters, weight_decay=0.1)
+    new = Tensor(0.5, mstype.float32)
+    optimizer.weight_decay = (new,) if grouped else new
+    optimizer((Tensor(np.zeros(3, np.float32)),))
+    np.testing.assert_allclose(optimizer.moment1[0].asnumpy(), 0.05, rtol=1e-6)
 
 
 def test_gradients_of_16_bits_are_taken(host_kernel):
