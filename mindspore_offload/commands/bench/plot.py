@@ -74,7 +74,7 @@ def _draw(axis, rows, bare_loop, table, end):
             axis.text(min(max(value, high), end) + end * 0.01, place, text, va="center", fontsize=10.5)
     axis.axvline(bare_loop["ns_a_parameter"], color=INK, linestyle=DASHED, linewidth=1.4, zorder=0)
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=11)
-    axis.set_xlim(0, end)
+    axis.set_xlim(0, 1.12 * end)  # room for what stands behind a long bar
     axis.invert_yaxis()
     axis.tick_params(axis="y", length=0)
     axis.spines[["top", "right", "left"]].set_visible(False)
