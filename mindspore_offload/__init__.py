@@ -12,17 +12,17 @@ from mindspore_offload._version import __version__
 if TYPE_CHECKING:
     from mindspore_offload.adam import AdamOffload
     from mindspore_offload.adamw import AdamWOffload
-    from mindspore_offload.conversion import convert_adam_weight_decay
+    from mindspore_offload.compiled_graph import placement_report
     from mindspore_offload.footprint import estimate
-    from mindspore_offload.placement import placement_report
+    from mindspore_offload.states.conversion import convert_adam_weight_decay
 
 # The module of each public name. None may be named as a submodule is: importing that would take its place.
 _MODULES = {
     "AdamOffload": "adam",
     "AdamWOffload": "adamw",
-    "convert_adam_weight_decay": "conversion",
+    "convert_adam_weight_decay": "states.conversion",
     "estimate": "footprint",
-    "placement_report": "placement",
+    "placement_report": "compiled_graph",
 }
 
 __all__ = ["AdamOffload", "AdamWOffload", "__version__", "convert_adam_weight_decay", "estimate", "placement_report"]

@@ -1,26 +1,17 @@
-"""The optimizer cell."""
+"""The optimizer cell: its arguments, and the order of a step."""
 
-from mindspore import Parameter, ParameterTuple, Tensor, jit, nn, ops
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, jit, nn
 from mindspore import dtype as mstype
-from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
-from mindspore_offload import checks, host_operation, state
-from mindspore_offload.coefficients import Algorithm, Coefficients
-from mindspore_offload.global_norm import GlobalNorm
-from mindspore_offload.host_operation.stock import DeviceUpdate
-from mindspore_offload.placement import on_host
-from mindspore_offload.progress import Progress
-from mindspore_offload.writeback import choose as choose_writeback
-
-_is_dense = C.MultitypeFuncGraph("is_dense")
-_check_gradient = C.MultitypeFuncGraph("check_gradient")
-_dtype = C.MultitypeFuncGraph("dtype")
-_pick = C.MultitypeFuncGraph("pick")
-_shape = C.MultitypeFuncGraph("shape")
-_run_bucket = C.MultitypeFuncGraph("run_bucket")
-_value_at = C.MultitypeFuncGraph("value_at")
-_pick_value_at = C.MultitypeFuncGraph("pick_value_at")
+from mindspore_offload import checks, host, states, update
+from mindspore_offload.coefficients import Coefficients, Features
+from mindspore_offload.rows import Rows
+from mindspore_offload.states import buckets
+from mindspore_offload.step import Counters, GlobalNorm
+from mindspore_offload.update import stock
+from mindspore_offload.update import writeback as writebacks
 
 
 class AdamOffload(nn.Optimizer):
@@ -159,8 +150,7 @@ class AdamOffload(nn.Optimizer):
         >>> model = ms.Model(net, nn.MSELoss(), optimizer)
     """
 
-    # Whether the weight decay bypasses the moments.
-    _decoupled = False
+    _decoupled = False  # the weight decay goes through the moments
 
     def __init__(
         self,
@@ -180,178 +170,72 @@ class AdamOffload(nn.Optimizer):
         skip_nonfinite=False,
         min_offload_size=0,
     ):
-        dynamic_scale = isinstance(loss_scale, Parameter)
-        super().__init__(learning_rate, checks.reusable(params), weight_decay, 1.0 if dynamic_scale else loss_scale)
+        is_dynamic = isinstance(loss_scale, Parameter)
+        super().__init__(learning_rate, checks.with_lists(params), weight_decay, 1.0 if is_dynamic else loss_scale)
         checks.parameters(self.cls_name, self.parameters)
-        checks.is_float_between(self.cls_name, "beta1", beta1, 0.0, 1.0)
-        checks.is_float_between(self.cls_name, "beta2", beta2, 0.0, 1.0)
-        checks.is_float_between(self.cls_name, "eps", eps, 0.0, float("inf"))
-        checks.is_bool(self.cls_name, "use_locking", use_locking)
-        checks.is_bool(self.cls_name, "use_nesterov", use_nesterov)
-        if dynamic_scale:
-            checks.dynamic_loss_scale(self.cls_name, loss_scale)
+        checks.betas_and_eps(self.cls_name, beta1=beta1, beta2=beta2, eps=eps)
+        checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
+        checks.dynamic_loss_scale(self.cls_name, loss_scale)
         checks.max_grad_norm(self.cls_name, max_grad_norm)
-        checks.is_bool(self.cls_name, "skip_nonfinite", skip_nonfinite)
         checks.min_offload_size(self.cls_name, min_offload_size)
-        self.writeback = choose_writeback(writeback, self.cls_name)
-        host = host_operation.choose(host_kernel, self.writeback, self.cls_name)
+        self.writeback = writebacks.choose(writeback, self.cls_name)
+        operation = update.choose(host_kernel, self.cls_name)
+        clip, skip, unscale = max_grad_norm is not None, skip_nonfinite, is_dynamic or self.need_scale
+        features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip)
 
+        rows = Rows(self)
+        tensors = [states.allocate(*each) for each in zip(self.parameters, rows.of_parameter, rows.has_decay)]
         self.params = self.parameters
-        self.beta1 = Tensor(beta1, mstype.float32)
-        self.beta2 = Tensor(beta2, mstype.float32)
-        self.eps = Tensor(eps, mstype.float32)
-        self.beta1_power = state.beta_power("beta1_power")
-        self.beta2_power = state.beta_power("beta2_power")
-        self.moment1, self.moment2, weights = state.allocate(self.parameters)
-        self.master = ParameterTuple(w for w, p in zip(weights, self.parameters) if w is not p)
+        self.beta1, self.beta2, self.eps = (Tensor(value, mstype.float32) for value in (beta1, beta2, eps))
+        self.beta1_power, self.beta2_power = (states.counter(f"beta{i}_power", 1, np.float32) for i in (1, 2))
+        self.moment1 = ParameterTuple(each.moment1 for each in tensors)
+        self.moment2 = ParameterTuple(each.moment2 for each in tensors)
+        self.master = ParameterTuple(each.master for each in tensors if each.master is not None)
+        self.global_norm = states.counter("global_norm", 0, np.float32) if clip or skip else None
+        self.skipped_steps = states.counter("skipped_steps", 0, np.int32) if skip else None
 
-        gradient_scale = 1.0 / self.loss_scale
-        algorithm = Algorithm(
-            use_locking,
-            use_nesterov,
-            self._decoupled,
-            unscale=self.need_scale or dynamic_scale,
-            dynamic_scale=dynamic_scale,
-            clip=max_grad_norm is not None,
-            skip=skip_nonfinite,
-        )
-        self._loss_scale = loss_scale if dynamic_scale else Tensor([1.0], mstype.float32)
-        self._measure = skip_nonfinite or max_grad_norm is not None
-        if self._measure:
-            self.global_norm = Parameter(Tensor([0.0], mstype.float32), name="global_norm")
-            norm = host.norm(len(self.parameters))
-            self._global_norm = GlobalNorm(norm, max_grad_norm, gradient_scale, dynamic_scale, self.global_norm)
-        skipped_steps = None
-        if skip_nonfinite:
-            self.skipped_steps = skipped_steps = Parameter(Tensor([0], mstype.int32), name="skipped_steps")
-        self._progress = Progress(self.global_step, self.beta1_power, self.beta2_power, skipped_steps)
-
-        # With groups, `get_lr` and `get_weight_decay` would call a schedule once a parameter; it is called once a row.
-        rows, self._row_parameters, has_decay = self._coefficient_rows()
-        self._coefficients = Coefficients(len(self._row_parameters), beta1, beta2, eps, gradient_scale, algorithm)
-        if self.is_group_lr and self.dynamic_lr:
-            self._row_rates = nn.CellList([self.learning_rate[i] for i in self._row_parameters], auto_prefix=False)
-        self._no_decay = Tensor(0.0, mstype.float32)
-        # Where the decay of a row is among those of the groups, or the only one, which this stands behind.
-        no_decay = len(self.weight_decay) if self.is_group else 1
-        self._row_decays = tuple(
-            (i if self.is_group else 0) if has else no_decay for i, has in zip(self._row_parameters, has_decay)
-        )
-        decays = [has_decay[row] for row in rows]
-        tensors = list(zip(self.parameters, weights, self.moment1, self.moment2, rows, decays))
+        scale = 1.0 / self.loss_scale
+        self._dynamic_loss_scale = loss_scale if is_dynamic else None
+        self._norm = None
+        if clip or skip:
+            self._norm = GlobalNorm(operation.norm(), max_grad_norm, None if is_dynamic else scale, self.global_norm)
+        self._rows = rows
+        self._coefficients = Coefficients(rows.count, beta1, beta2, eps, scale, features)
+        self._counters = Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps)
         # Gradients are handed on in the order of the buckets' parameters: first those that are updated on the host.
-        small = [parameter.size < min_offload_size for parameter in self.parameters]
-        self._order = tuple(sorted(range(len(small)), key=lambda i: small[i])) if any(small) else ()
-        offloaded, kept = ([t for t, is_small in zip(tensors, small) if is_small == side] for side in (False, True))
-        buckets = [host.update(bucket, algorithm) for bucket in state.buckets(offloaded)]
-        buckets += [DeviceUpdate(bucket, algorithm) for bucket in state.buckets(kept, start=len(offloaded))]
-        self._buckets = nn.CellList(buckets, auto_prefix=False)
-        self._names = tuple(parameter.name for parameter in self.parameters)
-        self._dtypes = tuple(parameter.dtype for parameter in self.parameters)
-        self._shapes = tuple(tuple(parameter.shape) for parameter in self.parameters)
-        self._multiply, self._reshape = on_host(ops.Mul()), on_host(ops.Reshape())
+        is_small = [parameter.size < min_offload_size for parameter in self.parameters]
+        self._order = tuple(sorted(range(len(is_small)), key=is_small.__getitem__)) if any(is_small) else ()
+        large, small = ([each for each, s in zip(tensors, is_small) if s == side] for side in (False, True))
+        cells = [operation.update(bucket, features, self.writeback) for bucket in buckets.cut(large)]
+        cells += [stock.update_on_device(bucket, features) for bucket in buckets.cut(small, start=len(large))]
+        self._updates = nn.CellList(cells, auto_prefix=False)
+        self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
         self._success = (True,) * len(self.parameters)
 
     @jit(backend="ms_backend")
     def construct(self, gradients):
-        checks.gradients(self.cls_name, isinstance(gradients, tuple), len(gradients), len(self.parameters))
-        checks.all_dense(self.cls_name, self._names, self.map_(_is_dense, gradients))
-        checks.unchanged(self.cls_name, self._names, "dtype", self._dtypes, self.map_(_dtype, self.parameters))
-        checks.unchanged(self.cls_name, self._names, "shape", self._shapes, self.map_(_shape, self.parameters))
-        gradients = self.map_(F.partial(_check_gradient, self.cls_name), self._names, self.parameters, gradients)
-        scale = self._reshape(self._loss_scale, (1,))
-        clip, finite = self._no_decay, True  # not looked at
-        if self._measure:
-            clip, finite = self._global_norm(gradients, scale)
-        # Both see global_step as it is before this step: 0 at the first.
-        if self.is_group_lr and self.dynamic_lr:
-            learning_rates = self.map_(F.partial(_value_at, self.global_step), self._row_rates)
-        elif self.is_group_lr:
-            learning_rates = self.map_(F.partial(_pick, self.learning_rate), self._row_parameters)
-        else:
-            learning_rates = (self.get_lr(),) * len(self._row_parameters)
-        decays = self.weight_decay if self.is_group else (self.get_weight_decay(),)
-        decays = (*decays, self._no_decay)
-        weight_decays = self.map_(F.partial(_pick_value_at, self.global_step, decays), self._row_decays)
-        beta1_power = self._multiply(self.beta1_power, self.beta1)
-        beta2_power = self._multiply(self.beta2_power, self.beta2)
-        coefficients = self._coefficients(learning_rates, weight_decays, beta1_power, beta2_power, clip, finite, scale)
-        self._progress(self.global_step_increase_tensor, beta1_power, beta2_power, finite)
+        gradients = self._check_gradients(gradients)
+        loss_scale, clip, is_finite = None, None, None
+        if self._dynamic_loss_scale is not None:
+            loss_scale = host.reshape(self._dynamic_loss_scale, (1,))
+        if self._norm is not None:
+            clip, is_finite = self._norm(gradients, loss_scale)
+        learning_rates, weight_decays = self._rows(self.global_step, self.learning_rate, self.weight_decay)
+        beta1_power = host.mul(self.beta1_power, self.beta1)
+        beta2_power = host.mul(self.beta2_power, self.beta2)
+        coefficients = self._coefficients(
+            learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
+        )
+        self._counters(beta1_power, beta2_power, is_finite)
         if self._order:
-            gradients = self.map_(F.partial(_pick, gradients), self._order)
-        updated = self.map_(F.partial(_run_bucket, coefficients, gradients), self._buckets)
+            gradients = host.map_(F.partial(_pick, gradients), self._order)
+        updated = host.map_(F.partial(_update, coefficients, gradients), self._updates)
         return F.depend(self._success, updated)
 
-    def _coefficient_rows(self):
-        """Parameters that share a learning rate and a weight decay share a row of the coefficient tensor.
 
-        Returns:
-            The row of each parameter; of each row, the index of its first parameter, and whether it has a decay.
-        """
-        rows, firsts, decays = {}, [], []
-        of_parameter = []
-        for i in range(len(self.parameters)):
-            decay = self.exec_weight_decay and self.decay_flags[i]
-            rate_key = id(self.learning_rate[i]) if self.is_group_lr else None
-            decay_key = None
-            if decay and self.is_group:
-                value = self.group_weight_decay[i]
-                decay_key = id(value) if isinstance(value, nn.Cell) else value
-            key = (rate_key, decay, decay_key)
-            if key not in rows:
-                rows[key] = len(rows)
-                firsts.append(i)
-                decays.append(decay)
-            of_parameter.append(rows[key])
-        return of_parameter, tuple(firsts), tuple(decays)
+def _pick(values, i):
+    return values[i]
 
 
-@_check_gradient.register("String", "String", "Tensor", "Tensor")
-def _check(cls_name, name, parameter, gradient):
-    checks.gradient(cls_name, name, F.shape(parameter), F.shape(gradient), F.dtype(gradient))
-    return gradient
-
-
-@_dtype.register("Tensor")
-def _dtype_of(parameter):
-    return F.dtype(parameter)
-
-
-@_shape.register("Tensor")
-def _shape_of(parameter):
-    return F.shape(parameter)
-
-
-@_is_dense.register("Tensor")
-def _is(gradient):
-    return True
-
-
-@_is_dense.register("RowTensor")
-def _is_not(gradient):
-    return False
-
-
-@_pick.register("Tuple", "Number")
-def _pick_one(gradients, i):
-    return gradients[i]
-
-
-@_value_at.register("Tensor", "Function")
-def _value_of_schedule(global_step, schedule):
-    return schedule(global_step)
-
-
-@_value_at.register("Tensor", "Tensor")
-def _value_of_constant(global_step, value):
-    return value
-
-
-@_pick_value_at.register("Tensor", "Tuple", "Number")
-def _pick_one_at(global_step, values, i):
-    return _value_at(global_step, values[i])
-
-
-@_run_bucket.register("Tensor", "Tuple", "Function")
-def _run(coefficients, gradients, bucket):
-    return bucket(coefficients, gradients)
+def _update(coefficients, gradients, update):
+    return update(coefficients, gradients)

@@ -1,22 +1,26 @@
-"""What the optimizer refuses, in the words of MindSpore: the class, the argument, what was expected, and what came."""
+"""Refuses bad input in MindSpore's words: the class, the argument, what was expected, what came, and what to do."""
 
 from collections.abc import Iterable
 
 import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
-from mindspore import ops
+from mindspore.ops import functional as F
 
-FLOATS = (mstype.float32, mstype.float16, mstype.bfloat16)
+from mindspore_offload import host
+from mindspore_offload.dtypes import ELEMENT_TYPES
+
+FLOATS = tuple(getattr(mstype, name) for name in ELEMENT_TYPES)
 
 
-def reusable(params):
-    """`params` with lists in its groups: `nn.Optimizer` reads a group twice, which leaves nothing of a generator."""
+def with_lists(params):
+    """Returns `params` with lists in its groups: `nn.Optimizer` reads a group twice, which empties a generator."""
     if not isinstance(params, Iterable):
         return params
-    return [_reusable_group(item) if isinstance(item, dict) else item for item in params]
+    return [_group_with_lists(item) if isinstance(item, dict) else item for item in params]
 
 
-def _reusable_group(group):
+def _group_with_lists(group):
     return {
         key: list(value) if key in ("params", "order_params") and isinstance(value, Iterable) else value
         for key, value in group.items()
@@ -24,7 +28,7 @@ def _reusable_group(group):
 
 
 def parameters(cls_name, checked):
-    """Every parameter has to be of a dtype of `FLOATS` and have elements, and to be there once."""
+    """Refuses a parameter of another dtype, one without elements, and one that occurs twice."""
     seen = set()
     for parameter in checked:
         if parameter.dtype not in FLOATS:
@@ -45,30 +49,35 @@ def parameters(cls_name, checked):
         seen.add(id(parameter))
 
 
-def is_float_between(cls_name, name, value, low, high):
-    if not isinstance(value, float):
-        raise TypeError(
-            f"For '{cls_name}', the argument '{name}' must be a float, "
-            f"but got {value!r} of type {type(value).__name__}."
-        )
-    if not low < value < high:
-        raise ValueError(
-            f"For '{cls_name}', the argument '{name}' must be in the range ({low}, {high}), but got {value}."
-        )
+def betas_and_eps(cls_name, *, beta1, beta2, eps):
+    """Refuses what is not a float, and what is not between 0 and 1, or, for eps, not greater than 0."""
+    for name, value, high in (("beta1", beta1, 1.0), ("beta2", beta2, 1.0), ("eps", eps, float("inf"))):
+        if not isinstance(value, float):
+            raise TypeError(
+                f"For '{cls_name}', the argument '{name}' must be a float, "
+                f"but got {value!r} of type {type(value).__name__}."
+            )
+        if not 0.0 < value < high:
+            raise ValueError(
+                f"For '{cls_name}', the argument '{name}' must be in the range (0.0, {high}), but got {value}."
+            )
 
 
-def is_bool(cls_name, name, value):
-    if not isinstance(value, bool):
-        raise TypeError(
-            f"For '{cls_name}', the argument '{name}' must be a bool, but got {value!r} of type {type(value).__name__}."
-        )
+def bools(cls_name, **values):
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"For '{cls_name}', the argument '{name}' must be a bool, "
+                f"but got {value!r} of type {type(value).__name__}."
+            )
 
 
-def dynamic_loss_scale(cls_name, parameter):
-    if parameter.dtype != mstype.float32 or parameter.size != 1:
+def dynamic_loss_scale(cls_name, loss_scale):
+    """Refuses a Parameter that is not one float32 number. `nn.Optimizer` checks other loss scales."""
+    if isinstance(loss_scale, Parameter) and (loss_scale.dtype != mstype.float32 or loss_scale.size != 1):
         raise TypeError(
             f"For '{cls_name}', the argument 'loss_scale' must be a float, or a Parameter of dtype float32 with one "
-            f"element, but got a Parameter of {parameter.dtype} with the shape {tuple(parameter.shape)}."
+            f"element, but got a Parameter of {loss_scale.dtype} with the shape {tuple(loss_scale.shape)}."
         )
 
 
@@ -99,11 +108,38 @@ def min_offload_size(cls_name, value):
         raise ValueError(f"For '{cls_name}', the argument 'min_offload_size' must be at least 0, but got {value}.")
 
 
-# These run while the graph is compiled: what they refuse is refused before anything is written.
+class Gradients(nn.Cell):
+    """Checks the gradients while a step is compiled, so that nothing has been written when it refuses.
+
+    Args:
+        optimizer_name (str): The optimizer's class.
+        parameters (ParameterTuple): The parameters. Their dtypes and shapes must stay as they are now.
+    """
+
+    def __init__(self, optimizer_name, parameters):
+        super().__init__(auto_prefix=False)
+        self.optimizer_name, self.parameters = optimizer_name, parameters
+        self.names = tuple(parameter.name for parameter in parameters)
+        self.dtypes = tuple(parameter.dtype for parameter in parameters)
+        self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
+
+    def construct(self, gradients):
+        """Returns the gradients."""
+        _check_tuple(self.optimizer_name, isinstance(gradients, tuple), len(gradients), len(self.names))
+        _check_dense(self.optimizer_name, self.names, host.map_(_is_dense, gradients))
+        _check_kept(self.optimizer_name, self.names, "dtype", self.dtypes, host.map_(F.dtype, self.parameters))
+        _check_kept(self.optimizer_name, self.names, "shape", self.shapes, host.map_(F.shape, self.parameters))
+        shapes, dtypes = host.map_(F.shape, gradients), host.map_(F.dtype, gradients)
+        _check_each(self.optimizer_name, self.names, self.shapes, shapes, dtypes)
+        return gradients
+
+
+def _is_dense(gradient):
+    return isinstance(gradient, Tensor)
 
 
 @ops.constexpr
-def gradients(cls_name, is_tuple, count, expected_count):
+def _check_tuple(cls_name, is_tuple, count, expected_count):
     if not is_tuple:
         raise RuntimeError(f"For '{cls_name}', the argument 'gradients' must be a tuple, but got another type.")
     if count != expected_count:
@@ -114,21 +150,17 @@ def gradients(cls_name, is_tuple, count, expected_count):
 
 
 @ops.constexpr
-def gradient(cls_name, name, expected_shape, shape, dtype):
-    if shape != expected_shape:
-        raise ValueError(
-            f"For '{cls_name}', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
-            f"but got {shape}."
-        )
-    if dtype not in FLOATS:
-        raise TypeError(
-            f"For '{cls_name}', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
-            f"but got {dtype}."
-        )
+def _check_dense(cls_name, names, dense):
+    for name, is_dense in zip(names, dense):
+        if not is_dense:
+            raise RuntimeError(
+                f"For '{cls_name}', the gradient of '{name}' must be dense, but got a row-sparse one; "
+                f"set sparse=False in the embedding that it belongs to."
+            )
 
 
 @ops.constexpr
-def unchanged(cls_name, names, what, values, found):
+def _check_kept(cls_name, names, what, values, found):
     for name, value, now in zip(names, values, found):
         if now != value:
             raise TypeError(
@@ -138,10 +170,15 @@ def unchanged(cls_name, names, what, values, found):
 
 
 @ops.constexpr
-def all_dense(cls_name, names, dense):
-    for name, is_dense in zip(names, dense):
-        if not is_dense:
-            raise RuntimeError(
-                f"For '{cls_name}', the gradient of '{name}' must be dense, but got a row-sparse one; "
-                f"set sparse=False in the embedding that it belongs to."
+def _check_each(cls_name, names, expected_shapes, shapes, dtypes):
+    for name, expected_shape, shape, dtype in zip(names, expected_shapes, shapes, dtypes):
+        if shape != expected_shape:
+            raise ValueError(
+                f"For '{cls_name}', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
+                f"but got {shape}."
+            )
+        if dtype not in FLOATS:
+            raise TypeError(
+                f"For '{cls_name}', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
+                f"but got {dtype}."
             )

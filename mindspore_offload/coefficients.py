@@ -1,16 +1,12 @@
-"""The coefficient tensor: all that a step of Adam needs to know beside the tensors, computed once a step."""
+"""The coefficient tensor: everything that a step of Adam needs beside the tensors, computed once a step."""
 
 from typing import NamedTuple
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore import dtype as mstype
-from mindspore.ops import composite as C
-from mindspore.ops import functional as F
 
-from mindspore_offload.placement import on_host
-
-_scalar = C.MultitypeFuncGraph("scalar")
+from mindspore_offload import host
 
 # The columns of the coefficient tensor, in the order of `struct AdamCoefficients` in csrc/adam.h, which explains them.
 COLUMNS = (
@@ -26,91 +22,84 @@ COLUMNS = (
     "nesterov",
 )
 LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, GRADIENT_SCALE, SKIP, BETA1, BETA2, _ = range(len(COLUMNS))
-# Those that are the same in every step come last, in one piece.
+# The columns that are the same in every step come last, in one piece.
 CONSTANTS = COLUMNS[COLUMNS.index("skip") :]
 
-# What a row is where a step is not taken: with a gradient of zero, one that changes nothing.
-NOT_TAKEN = {"learning_rate": 0, "weight_decay": 0, "decoupled_decay": 0, "clip": 1, "skip": 1, "beta1": 1, "beta2": 1}
+# The row of a skipped step: with a zero gradient it changes neither weights nor moments.
+SKIPPED = {"learning_rate": 0, "weight_decay": 0, "decoupled_decay": 0, "clip": 1, "skip": 1, "beta1": 1, "beta2": 1}
+
+# The columns of a parameter whose gradient is clipped and decayed before the kernel gets it.
+PREPARED = {"weight_decay": 0, "clip": 1}
 
 
-class Algorithm(NamedTuple):
-    """Which parts the algorithm of an optimizer has; host operations leave out what is not there."""
+class Features(NamedTuple):
+    """The optional parts of the algorithm. Operations for a part that is off are not in the graph."""
 
     use_locking: bool = False
     nesterov: bool = False
-    decoupled: bool = False  # the weight decay: AdamW
-    unscale: bool = False  # gradients are of a scaled loss
-    dynamic_scale: bool = False  # and the scale is known only in the step
-    clip: bool = False
-    skip: bool = False  # steps whose gradients are not finite
+    decoupled: bool = False  # the weight decay bypasses the moments: AdamW
+    unscale: bool = False  # the gradients are those of a scaled loss
+    dynamic_loss_scale: bool = False  # the loss scale is a Parameter, known only in the step
+    clip: bool = False  # gradients are clipped by their global norm
+    skip: bool = False  # a step whose global norm is not finite is skipped
 
 
 class Coefficients(nn.Cell):
-    """Packs the coefficients of one step into a float32 tensor of shape (rows, len(COLUMNS)), on the host.
-
-    A row serves all parameters that share a learning rate and a weight decay.
+    """Packs the coefficients of a step into a float32 tensor of shape (rows, len(COLUMNS)), on the host.
 
     Args:
-        rows (int): The number of rows.
-        beta1, beta2, eps, gradient_scale (float): As in the update; `gradient_scale` is 1 / loss_scale, where that is
-            fixed.
-        algorithm (Algorithm): What is computed.
+        rows (int): The number of rows. Parameters of a row share a learning rate and a weight decay.
+        beta1, beta2, eps (float): The optimizer's arguments.
+        gradient_scale (float): 1 / loss_scale; 1 if the loss scale is a Parameter.
+        features (Features): The parts of the algorithm.
     """
 
-    def __init__(self, rows, beta1, beta2, eps, gradient_scale, algorithm):
+    def __init__(self, rows, beta1, beta2, eps, gradient_scale, features):
         super().__init__(auto_prefix=False)
-        self.decoupled, self.clip, self.skip = algorithm.decoupled, algorithm.clip, algorithm.skip
-        self.dynamic_scale = algorithm.dynamic_scale
+        self.features = features
         values = {"beta1": beta1, "beta2": beta2, "eps": eps, "gradient_scale": gradient_scale, "skip": 0}
-        values["nesterov"] = algorithm.nesterov
+        values["nesterov"] = features.nesterov
         self.constants = _table(rows, CONSTANTS, values)
-        self.not_taken = _table(rows, COLUMNS, {**values, **NOT_TAKEN})
+        self.skipped = _table(rows, COLUMNS, {**values, **SKIPPED})
         self.eps, self.gradient_scales = _table(rows, ["eps"], values), _table(rows, ["gradient_scale"], values)
         self.zeros, self.ones = _table(rows, ["zero"], {"zero": 0}), _table(rows, ["one"], {"one": 1})
         self.one = Tensor(1.0, mstype.float32)
         self.column_shape = (rows, 1)
-        self.cast, self.reshape = on_host(ops.Cast()), on_host(ops.Reshape())
-        self.sub, self.mul, self.div = on_host(ops.Sub()), on_host(ops.Mul()), on_host(ops.Div())
-        self.sqrt, self.stack, self.concat = on_host(ops.Sqrt()), on_host(ops.Stack()), on_host(ops.Concat(1))
-        self.select, self.map_ = on_host(ops.Select()), C.Map()
 
-    def construct(self, learning_rates, weight_decays, beta1_power, beta2_power, clip, finite, scale):
+    def construct(self, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale):
         """
         Args:
-            learning_rates, weight_decays: Tuples of one scalar a row; the decays are times a fixed loss_scale.
-            beta1_power, beta2_power: Of this step, of shape (1,).
-            clip, finite, scale: What bounds the norm; whether it is finite; the dynamic loss scale. Of shape (1,), and
-                read where the algorithm says.
+            learning_rates, weight_decays: Tuples of one scalar a row. A fixed loss_scale is multiplied into the decays.
+            beta1_power, beta2_power: The powers of this step, of shape (1,).
+            clip, is_finite, loss_scale: The clip factor, whether the norm is finite, the dynamic loss scale; of shape
+                (1,). Each is None if its feature is off.
         """
-        root = self.sqrt(self.sub(self.one, beta2_power))
+        root = host.sqrt(host.sub(self.one, beta2_power))
         rates, decays = self._column(learning_rates), self._column(weight_decays)
-        corrected_rates = self.mul(rates, self.div(root, self.sub(self.one, beta1_power)))
+        corrected_rates = host.mul(rates, host.div(root, host.sub(self.one, beta1_power)))
         decoupled_decays, eps, clips, gradient_scales = self.zeros, self.eps, self.ones, self.gradient_scales
-        if self.decoupled:
-            decoupled_decays = self.mul(rates, self.mul(decays, self.gradient_scales))
+        if self.features.decoupled:
+            decoupled_decays = host.mul(rates, host.mul(decays, self.gradient_scales))
             decays = self.zeros
-            eps = self.mul(self.eps, root)
-        if self.dynamic_scale:
-            decays = self.mul(decays, scale)
-            gradient_scales = self.div(self.ones, scale)
-        if self.clip:
-            clips = self.mul(self.ones, clip)
-        coefficients = self.concat(
+            eps = host.mul(self.eps, root)
+        if self.features.dynamic_loss_scale:
+            decays = host.mul(decays, loss_scale)
+            gradient_scales = host.div(self.ones, loss_scale)
+        if self.features.clip:
+            clips = host.mul(self.ones, clip)
+        coefficients = host.concat_columns(
             (corrected_rates, decays, decoupled_decays, eps, clips, gradient_scales, self.constants)
         )
-        if self.skip:
-            coefficients = self.select(finite, coefficients, self.not_taken)
+        if self.features.skip:
+            coefficients = host.select(is_finite, coefficients, self.skipped)
         return coefficients
 
     def _column(self, scalars):
-        flat = self.map_(F.partial(_scalar, self.cast, self.reshape), scalars)
-        return self.reshape(self.stack(flat), self.column_shape)
+        return host.reshape(host.stack(host.map_(_as_scalar, scalars)), self.column_shape)
 
 
-@_scalar.register("Function", "Function", "Tensor")
-@_scalar.register("Function", "Function", "Number")
-def _scalar_of(cast, reshape, value):
-    return reshape(cast(value, mstype.float32), ())
+def _as_scalar(value):
+    return host.reshape(host.cast(value, mstype.float32), ())
 
 
 def _table(rows, columns, values):

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
 import mindspore_offload
-from mindspore_offload import AdamOffload, host_operation, machine, native_library
+from mindspore_offload import AdamOffload, AdamWOffload, machine, native_library, update
 
 SOURCE_TREE = Path(__file__).resolve().parent.parent
 
@@ -48,7 +48,7 @@ def broken_library(request, fresh_library, tmp_path):
     path = tmp_path / "libmindspore_offload.so"
     spoil(path)
     fresh_library.setattr(native_library, "PATH", path)
-    fresh_library.setattr(host_operation, "_warned", set())
+    fresh_library.setattr(update, "_warned", set())
     return message
 
 
@@ -56,14 +56,16 @@ def one_parameter():
     return [Parameter(Tensor([1.0, 2.0], mstype.float32), name="weight")]
 
 
-def test_auto_warns_once_and_trains(broken_library):
+@pytest.mark.parametrize("optimizer_class", [AdamOffload, AdamWOffload])
+def test_auto_warns_once_and_trains(broken_library, optimizer_class):
+    """The warning shows the line that makes the optimizer."""
     parameters = one_parameter()
     with pytest.warns(RuntimeWarning, match=broken_library) as caught:
-        optimizer = AdamOffload(parameters, learning_rate=0.5)
+        optimizer = optimizer_class(parameters, learning_rate=0.5, weight_decay=0.0)
     assert [warning.filename for warning in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        AdamOffload(one_parameter())
+        optimizer_class(one_parameter())
     optimizer((Tensor([1.0, -1.0], mstype.float32),))
     np.testing.assert_allclose(parameters[0].asnumpy(), [0.5, 2.5], rtol=1e-6)
 

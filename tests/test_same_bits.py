@@ -7,7 +7,8 @@ import pytest
 from mindspore import Parameter, Tensor
 from nets import assert_same, parameters_of
 
-from mindspore_offload import AdamOffload, native_library, state
+from mindspore_offload import AdamOffload, native_library
+from mindspore_offload.states import buckets
 
 # Several chunks of work, in tensors that end inside one and across one, with single elements between them.
 SIZES = [300_003, 1, 7, 131_073, 1, 200_001]
@@ -63,5 +64,5 @@ def test_instruction_sets(isa, library, expected):
 
 @pytest.mark.parametrize("limit", [1, 4 * 131_100, 2**30], ids=["a-tensor-each", "several", "one-for-all"])
 def test_bucket_bounds(limit, expected, monkeypatch):
-    monkeypatch.setattr(state, "buckets", functools.partial(state.buckets, limit=limit))
+    monkeypatch.setattr(buckets, "cut", functools.partial(buckets.cut, limit=limit))
     assert_same(end_state(), expected)

@@ -8,6 +8,7 @@ from nets import assert_same
 from test_update import SCENARIOS, rounded, scenario_data
 
 from mindspore_offload import AdamOffload, native_library
+from mindspore_offload.update import native, stock
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 HALVES = ["float16", "bfloat16"]
@@ -202,8 +203,8 @@ class TestChoice:
             AdamOffload(weight, writeback="in_place")
 
     @pytest.mark.usefixtures("accelerator")
-    @pytest.mark.parametrize(("host_kernel", "cell"), [("auto", "StockUpdate"), ("native", "NativeAssign")])
-    def test_native_has_to_be_asked_for_elsewhere(self, weight, host_kernel, cell):
+    @pytest.mark.parametrize(("host_kernel", "module"), [("auto", stock), ("native", native)])
+    def test_native_has_to_be_asked_for_elsewhere(self, weight, host_kernel, module):
         optimizer = AdamOffload(weight, host_kernel=host_kernel)
-        assert [type(bucket).__name__ for bucket in optimizer._buckets] == [cell]
+        assert [type(cell).__module__ for cell in optimizer._updates] == [module.__name__]
         assert native_library.load()

@@ -12,7 +12,7 @@ from mindspore.ops import functional as F
 from mindspore_offload import AdamOffload, AdamWOffload
 from mindspore_offload.commands.bare_loop import LEARNING_RATE, bare_loop
 from mindspore_offload.commands.oracle import BETA1, BETA2, EPS
-from mindspore_offload.placement import on_host
+from mindspore_offload.host import place as on_host
 
 _update = C.MultitypeFuncGraph("update")
 

@@ -1,6 +1,6 @@
-"""The writeback: how the new value of a parameter gets from the host to where the parameter is.
+"""The writeback: how the new value of a parameter gets from the host to the parameter.
 
-"in_place": the host operation writes the parameter itself, because the device is the CPU and shares its memory.
+"in_place": the host operation writes the parameter itself. The device is the CPU, so they share its memory.
 "assign": the host operation returns a tensor, and an operation on the device writes it.
 """
 
@@ -9,11 +9,13 @@ from mindspore import dtype as mstype
 from mindspore.ops import auto_generate
 from mindspore.ops import functional as F
 
+from mindspore_offload.coefficients import DECOUPLED_DECAY
+
 WRITEBACKS = ("auto", "in_place", "assign")
 
 
 def choose(writeback, cls_name):
-    """ "in_place" or "assign": what `writeback` ("auto", "in_place" or "assign") is on this device target."""
+    """Returns "in_place" or "assign" for `writeback` ("auto", "in_place" or "assign") on this device target."""
     if writeback not in WRITEBACKS:
         raise ValueError(
             f"For '{cls_name}', the argument 'writeback' must be one of {list(WRITEBACKS)}, but got {writeback!r}."
@@ -29,31 +31,35 @@ def choose(writeback, cls_name):
     return writeback
 
 
-class Write(nn.Cell):
-    """Writes what the host returned for a parameter: adds it to a float32 one, puts it in the place of another.
+def on_device(operation):
+    """Leaves an operation at its default place, the device. The counterpart of `host.place`."""
+    return operation
 
-    A float32 parameter is decayed first, where the decay is decoupled: the host does not have the weight.
+
+class Write(nn.Cell):
+    """Writes a host operation's result: adds it to a float32 parameter, assigns it to a 16-bit one.
 
     Args:
-        parameter (Parameter): What is written.
-        place (Callable): Places an operation: on the host for "in_place", else where the parameter is.
-        decay (bool): Whether the parameter has a decoupled decay.
+        parameter (Parameter): The parameter.
+        place (Callable): `host.place` or `on_device`.
+        has_decoupled_decay (bool): True if a decoupled decay is taken off a float32 parameter first. The host does not
+            see that parameter. It decays masters itself.
     """
 
-    def __init__(self, parameter, place, decay):
+    def __init__(self, parameter, place, has_decoupled_decay):
         super().__init__(auto_prefix=False)
         self.parameter = parameter
         self.is_scalar = not parameter.shape
-        self.decay = decay and parameter.dtype == mstype.float32
+        self.decays = has_decoupled_decay and parameter.dtype == mstype.float32
         self.mul, self.subtract = place(ops.Mul()), place(ops.AssignSub())
         self.write = place(_write_operation(parameter.dtype))
 
-    def construct(self, result, decay):
-        """`decay` is the part of the weight that is taken off it."""
+    def construct(self, result, row):
+        """`row` is the parameter's row of coefficients. It is read only if the parameter is decayed."""
         if self.is_scalar:
             result = F.reshape(result, ())
-        if self.decay:
-            self.subtract(self.parameter, self.mul(self.parameter, decay))
+        if self.decays:
+            self.subtract(self.parameter, self.mul(self.parameter, row[DECOUPLED_DECAY]))
         return F.depend(True, self.write(self.parameter, result))
 
 
@@ -63,14 +69,3 @@ def _write_operation(dtype):
     if dtype == mstype.bfloat16 and context.get_context("device_target") == "CPU":
         return auto_generate.InplaceCopy()  # MindSpore has no Assign for bfloat16 on the CPU
     return ops.Assign()
-
-
-def decayed(gradient, parameter, weight_decay, clip):
-    """The gradient with its L2 penalty, as float32. Its operands are on the device, so it is computed there.
-
-    The penalty is not clipped. `clip` is None where nothing is.
-    """
-    gradient = F.cast(gradient, mstype.float32)
-    if clip is not None:
-        gradient = gradient * clip
-    return gradient + parameter * weight_decay

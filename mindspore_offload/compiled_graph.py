@@ -1,4 +1,7 @@
-"""Where operations run: how ours are placed on the host, and what the compiled graph says of all of them."""
+"""Reports where the operations and the states of a step are, from the compiled graph.
+
+This is the only module that imports private parts of MindSpore.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -27,16 +30,6 @@ _BYTES = {
     TensorProto.INT32: 4,
     TensorProto.INT64: 8,
 }
-
-
-def on_host(operation):
-    """Places an operation on the host, whatever the device is."""
-    return operation.set_device("CPU")
-
-
-def on_device(operation):
-    """Leaves an operation where it is by default: on the device."""
-    return operation
 
 
 class Operation(NamedTuple):

@@ -1,0 +1,31 @@
+"""MindSpore's operations placed on the host, whatever the device is.
+
+In a ``construct``, ``host.mul(x, y)`` runs on the host where ``x * y`` would run on the device.
+"""
+
+from mindspore import ops
+from mindspore.ops import composite as C
+
+
+def place(operation):
+    """Places an operation on the host."""
+    return operation.set_device("CPU")
+
+
+sub, mul, div, sqrt, square = (
+    place(ops.Sub()),
+    place(ops.Mul()),
+    place(ops.Div()),
+    place(ops.Sqrt()),
+    place(ops.Square()),
+)
+maximum, is_finite, select = place(ops.Maximum()), place(ops.IsFinite()), place(ops.Select())
+cast, reshape, stack, unstack = place(ops.Cast()), place(ops.Reshape()), place(ops.Stack()), place(ops.Unstack())
+gather, concat_columns = place(ops.Gather()), place(ops.Concat(1))
+reduce_sum, add_n = place(ops.ReduceSum()), place(ops.AddN())
+assign, assign_add = place(ops.Assign()), place(ops.AssignAdd())
+
+# Maps a function over tuples. MindSpore compiles each turn of a Python loop into a call inside the last one, and limits
+# the depth of calls: a few hundred parameters reach it. It can't compile a closure here, hence `F.partial` for what is
+# the same in every turn; and a *constant* tuple in a partial may not mix Cells and Tensors.
+map_ = C.Map()

@@ -1,0 +1,52 @@
+"""Buckets: the runs of parameters that one host operation updates."""
+
+from dataclasses import dataclass
+
+# The largest bucket, in bytes of parameters. The gradients of a bucket live until its operation has run, so this bounds
+# how many of them wait. A larger bound would only save launches.
+BUCKET_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Neighbouring parameters that one operation updates.
+
+    Attributes:
+        start (int): The index of the first one's gradient. The gradients of the others follow.
+        tensors (tuple[ParameterStates]): The parameters with their states.
+    """
+
+    start: int
+    tensors: tuple
+
+    @property
+    def stop(self):
+        """The index behind the last one's gradient."""
+        return self.start + len(self.tensors)
+
+
+def cut(tensors, start=0, limit=BUCKET_BYTES):
+    """Cuts parameters into buckets, the last parameters first.
+
+    A bucket has at most `limit` bytes of parameters, or is a single larger parameter. Backward passes yield the
+    gradients of the last parameters first: in this order a gradient can be freed soon after it has been computed.
+
+    Args:
+        tensors (Sequence[ParameterStates]): The parameters with their states.
+        start (int): The index of the first one's gradient.
+        limit (int): The bound, in bytes.
+    """
+    runs = _runs([each.parameter.nbytes for each in tensors], limit)
+    return [Bucket(start + first, tuple(tensors[first:stop])) for first, stop in runs]
+
+
+def _runs(sizes, limit):
+    """Yields the bounds of runs of neighbours whose sizes sum to at most `limit`, or that are single, from the end."""
+    stop, held = len(sizes), 0
+    for i in reversed(range(len(sizes))):
+        if held and held + sizes[i] > limit:
+            yield i + 1, stop
+            stop, held = i + 1, 0
+        held += sizes[i]
+    if stop:
+        yield 0, stop

@@ -1,0 +1,55 @@
+"""Updates the parameters. There are two host operations, the modules `native` and `stock`, with the same functions:
+
+``update(bucket, features, writeback)`` returns a Cell. Called with the coefficient tensor and all gradients of the
+optimizer, it updates the states of its bucket, and writes the parameters as `writeback` says.
+
+``norm()`` returns a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
+"""
+
+import sys
+import warnings
+
+from mindspore import context
+
+from mindspore_offload import native_library
+from mindspore_offload.update import native, stock
+
+HOST_KERNELS = ("auto", "native", "stock")
+
+_warned = set()
+
+
+def choose(host_kernel, cls_name):
+    """Returns the module that `host_kernel` ("auto", "native" or "stock") stands for on this machine and device target.
+
+    Raises:
+        ValueError: If `host_kernel` is unknown.
+        RuntimeError: If it is "native" and the native library can't be used. "auto" warns once and falls back to stock.
+    """
+    if host_kernel not in HOST_KERNELS:
+        raise ValueError(
+            f"For '{cls_name}', the argument 'host_kernel' must be one of {list(HOST_KERNELS)}, "
+            f"but got {host_kernel!r}."
+        )
+    if host_kernel == "native" or (host_kernel == "auto" and context.get_context("device_target") == "CPU"):
+        try:
+            native_library.load()
+            return native
+        except native_library.NativeLibraryError as error:
+            if host_kernel == "native":
+                raise RuntimeError(
+                    f"For '{cls_name}', the argument 'host_kernel' is 'native', but {error}. "
+                    f"With host_kernel='stock' it runs on MindSpore's own, slower operations."
+                ) from error
+            _warn_once(f"'{cls_name}' uses MindSpore's own, slower operations, because {error}.")
+    return stock
+
+
+def _warn_once(message):
+    """Warns at the line of the user's program that makes the optimizer, however many of our classes lie between."""
+    if message not in _warned:
+        _warned.add(message)
+        frame, level = sys._getframe(1), 2
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mindspore_offload."):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(message, RuntimeWarning, stacklevel=level)

@@ -1,0 +1,180 @@
+"""The native host operation: one launch of our own kernel a bucket."""
+
+import numpy as np
+from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore import dtype as mstype
+from mindspore.ops import functional as F
+from mindspore.ops import signature as sig
+
+from mindspore_offload import host, native_library
+from mindspore_offload.coefficients import COLUMNS, PREPARED
+from mindspore_offload.update.gradient import ClipAndDecay
+from mindspore_offload.update.writeback import Write, on_device
+
+_WRITTEN = ("parameter", "moment1", "moment2", "master")
+
+
+def update(bucket, features, writeback):
+    """Returns the Cell that updates a bucket. See `mindspore_offload.update`."""
+    return _InPlace(bucket) if writeback == "in_place" else _Assign(bucket, features)
+
+
+def norm():
+    """Returns the Cell that measures gradients. See `mindspore_offload.update`."""
+    return _Norm()
+
+
+class _Update(nn.Cell):
+    """Holds the inputs that both writebacks give to the library."""
+
+    def __init__(self, bucket, rows):
+        super().__init__(auto_prefix=False)
+        self.start, self.stop = bucket.start, bucket.stop
+        self.rows = Tensor(np.array(rows, np.int32))
+        self.moment1 = ParameterTuple(each.moment1 for each in bucket.tensors)
+        self.moment2 = ParameterTuple(each.moment2 for each in bucket.tensors)
+        self.masters = ParameterTuple(each.master for each in bucket.tensors if each.master is not None)
+
+
+class _InPlace(_Update):
+    """Writes the parameters of a bucket in host memory."""
+
+    def __init__(self, bucket):
+        super().__init__(bucket, [each.row for each in bucket.tensors])
+        self.parameters = ParameterTuple(each.parameter for each in bucket.tensors)
+        tensors = len(bucket.tensors)
+        # Keep it in its own attribute. MindSpore misses the side effects of an operation taken from a tuple, and drops
+        # it.
+        self.update = _Operation(
+            "AdamInPlace",
+            (1,),
+            mstype.float32,
+            coefficients=1,
+            rows=1,
+            parameter=tensors,
+            moment1=tensors,
+            moment2=tensors,
+            gradient=tensors,
+            master=len(self.masters),
+        )
+
+    def construct(self, coefficients, gradients):
+        return self.update(
+            coefficients,
+            self.rows,
+            *self.parameters,
+            *self.moment1,
+            *self.moment2,
+            *gradients[self.start : self.stop],
+            *self.masters,
+        )
+
+
+class _Assign(_Update):
+    """Returns tensors, which the device then writes.
+
+    The kernel clips and decays what it sees: all gradients, and the weights of parameters that have a master. Where a
+    float32 parameter decays, the device does both, and the row that the kernel gets for it says that nothing is left.
+    """
+
+    def __init__(self, bucket, features):
+        tensors = bucket.tensors
+        decays = [each.has_decay and each.master is None for each in tensors]
+        has_penalty = [decay and not features.decoupled for decay in decays]
+        super().__init__(bucket, range(len(tensors)) if any(has_penalty) else [each.row for each in tensors])
+        self.row_of = tuple(each.row for each in tensors)
+        self.parameters = ParameterTuple(each.parameter for each in tensors)
+        self.halves = ParameterTuple(each.parameter for each in tensors if each.master is not None)
+        # MindSpore takes an output of shape () for a number, so declare it as (1,).
+        shapes = tuple(tuple(parameter.shape) or (1,) for parameter in self.parameters)
+        dtypes = tuple(parameter.dtype for parameter in self.parameters)
+        self.update = _Operation(
+            "AdamAssign",
+            shapes,
+            dtypes,
+            coefficients=1,
+            rows=1,
+            moment1=len(tensors),
+            moment2=len(tensors),
+            gradient=len(tensors),
+            half=len(self.halves),
+            master=len(self.masters),
+        )
+
+        self.some_decay, self.some_penalty, self.has_penalty = any(decays), any(has_penalty), tuple(has_penalty)
+        self.clip_and_decay = ClipAndDecay(features.clip, True, on_device)
+        self.gathered_rows = Tensor(np.array(self.row_of, np.int32))
+        self.is_prepared = Tensor(np.array([[own and column in PREPARED for column in COLUMNS] for own in has_penalty]))
+        self.prepared = Tensor(np.array([[PREPARED.get(column, 0) for column in COLUMNS]] * len(tensors), np.float32))
+        self.writes = nn.CellList(
+            [Write(each.parameter, on_device, decay and features.decoupled) for each, decay in zip(tensors, decays)],
+            auto_prefix=False,
+        )
+
+    def construct(self, coefficients, gradients):
+        gradients = gradients[self.start : self.stop]
+        rows = (None,) * len(self.row_of)
+        if self.some_decay:
+            rows = host.map_(F.partial(_pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
+        if self.some_penalty:
+            gradients = host.map_(
+                F.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.parameters
+            )
+            coefficients = host.gather(coefficients, self.gathered_rows, 0)
+            coefficients = host.select(self.is_prepared, self.prepared, coefficients)
+        results = self.update(
+            coefficients, self.rows, *self.moment1, *self.moment2, *gradients, *self.halves, *self.masters
+        )
+        return host.map_(_write, self.writes, results, rows)
+
+
+class _Norm(nn.Cell):
+    """Measures all gradients in one launch."""
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.norm = _Operation("GradientNorm", (1,), mstype.float32)
+
+    def construct(self, gradients):
+        return self.norm(*gradients)
+
+
+class _Operation(ops.Custom):
+    """A function of the native library as an operation.
+
+    Args:
+        function (str): The function's name.
+        shapes, dtypes: Those of the output, or tuples of them for several outputs.
+        inputs (dict[str, int]): The roles of the inputs, in their order, and the number of tensors of each. It may be
+            left out if none is written.
+    """
+
+    # On Ascend, "aot" means an Ascend C operator. Ours always runs on the host, so this stays False.
+    is_ascend_c = property(lambda self: False, lambda self, value: None)
+
+    def __init__(self, function, shapes, dtypes, **inputs):
+        super().__init__(f"{native_library.PATH}:{function}", lambda *_: shapes, lambda *_: dtypes, "aot")
+        if isinstance(dtypes, tuple):
+            self.add_prim_attr("multi_output", True)
+        if inputs:
+            self.set_signatures(
+                tuple(
+                    sig.make_sig(f"{role}_{i}", sig.sig_rw.RW_WRITE if role in _WRITTEN else sig.sig_rw.RW_READ)
+                    for role, count in inputs.items()
+                    for i in range(count)
+                )
+            )
+            self.add_prim_attr("side_effect_mem", True)
+        host.place(self)
+
+
+def _pick(values, i):
+    return values[i]
+
+
+def _prepare(clip_and_decay, has_penalty, row, gradient, parameter):
+    return clip_and_decay(row, gradient, parameter) if has_penalty else gradient
+
+
+def _write(write, result, row):
+    return write(result, row)

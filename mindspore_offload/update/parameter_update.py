@@ -1,0 +1,162 @@
+"""Updates one parameter with MindSpore's Adam operation: prepares the gradient, keeps the master, writes the result."""
+
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+from mindspore.ops import functional as F
+from mindspore.ops import signature as sig
+
+from mindspore_offload.coefficients import (
+    BETA1,
+    BETA2,
+    DECOUPLED_DECAY,
+    EPS,
+    GRADIENT_SCALE,
+    LEARNING_RATE,
+    SKIP,
+)
+from mindspore_offload.update.gradient import ClipAndDecay
+from mindspore_offload.update.writeback import Write, on_device
+
+
+def parameter_update(tensors, features, place, writeback):
+    """Returns the Cell that updates one parameter. It is called with a row of coefficients and the gradient.
+
+    Args:
+        tensors (ParameterStates): The parameter with its states.
+        features (Features): The parts of the algorithm.
+        place (Callable): Places the operations at the states: `host.place` or `on_device`.
+        writeback (str): "in_place" where the parameter is at the same place as its states, else "assign".
+    """
+    if tensors.master is not None:
+        return _UpdateMaster(tensors, features, place, place if writeback == "in_place" else on_device)
+    if writeback == "in_place":
+        return _UpdateInPlace(tensors, features, place)
+    return _UpdateByDifference(tensors, features, place)
+
+
+class _Update(nn.Cell):
+    """Holds the parts that all updates share.
+
+    Args:
+        prepare_place (Callable): Places the operations that clip and decay the gradient.
+        declares_write (bool): See `_Adam`.
+    """
+
+    def __init__(self, tensors, features, place, prepare_place, declares_write):
+        super().__init__(auto_prefix=False)
+        self.parameter, self.weight = tensors.parameter, tensors.weight
+        self.moment1, self.moment2 = tensors.moment1, tensors.moment2
+        self.features = features
+        self.decouples = tensors.has_decay and features.decoupled
+        self.clip_and_decay = ClipAndDecay(features.clip, tensors.has_decay and not features.decoupled, prepare_place)
+        self.adam = _Adam(features, place, declares_write)
+        self.cast, self.mul, self.sub = place(ops.Cast()), place(ops.Mul()), place(ops.Sub())
+        self.greater, self.select, self.zero = place(ops.Greater()), place(ops.Select()), Tensor(0.0, mstype.float32)
+
+    def unless_skipped(self, row, value, otherwise):
+        """Returns `value`, or `otherwise` if the step is skipped."""
+        if self.features.skip:
+            value = self.select(self.greater(row[SKIP], 0), otherwise, value)
+        return value
+
+    def prepared(self, row, gradient, weight):
+        """Returns the gradient for the moments: clipped, decayed and unscaled; zeros if the step is skipped."""
+        gradient = self.clip_and_decay(row, gradient, weight)
+        if self.features.unscale:
+            gradient = self.mul(gradient, row[GRADIENT_SCALE])
+        return self.unless_skipped(row, gradient, self.zero)
+
+
+class _UpdateInPlace(_Update):
+    """Updates a float32 parameter at the same place as its states: Adam writes it."""
+
+    def __init__(self, tensors, features, place):
+        super().__init__(tensors, features, place, place, declares_write=True)
+        self.subtract = place(ops.AssignSub())
+
+    def construct(self, row, gradient):
+        gradient = self.prepared(row, gradient, self.parameter)
+        if self.decouples:
+            self.subtract(self.parameter, self.mul(self.parameter, row[DECOUPLED_DECAY]))
+        return self.adam(self.parameter, self.moment1, self.moment2, gradient, row)
+
+
+class _UpdateByDifference(_Update):
+    """Updates a float32 parameter on another device than its states.
+
+    Adam computes the difference there, and `write` adds it here.
+    """
+
+    def __init__(self, tensors, features, place):
+        has_penalty = tensors.has_decay and not features.decoupled
+        super().__init__(tensors, features, place, on_device if has_penalty else place, declares_write=True)
+        self.write = Write(tensors.parameter, on_device, self.decouples)
+
+    def construct(self, row, gradient):
+        gradient = self.prepared(row, gradient, self.parameter)
+        # Adam on a weight of zero yields the difference. The zeros are computed, not constant, because Adam overwrites
+        # them.
+        zeros = self.mul(gradient, self.zero)
+        return self.write(self.adam(zeros, self.moment1, self.moment2, gradient, row), row)
+
+
+class _UpdateMaster(_Update):
+    """Updates a 16-bit parameter: Adam updates the master, and the parameter becomes the master rounded.
+
+    A parameter that is not its master rounded was changed outside the optimizer, and becomes the master first.
+    """
+
+    def __init__(self, tensors, features, place, write_place):
+        super().__init__(tensors, features, place, place, declares_write=False)
+        self.write = Write(tensors.parameter, write_place, has_decoupled_decay=False)
+        self.not_equal, self.assign = place(ops.NotEqual()), place(ops.Assign())
+
+    def construct(self, row, gradient):
+        found = self.cast(self.parameter, mstype.float32)
+        rounded = self.cast(self.cast(self.weight, self.parameter.dtype), mstype.float32)
+        master = self.select(self.not_equal(found, rounded), found, self.weight)
+        gradient = self.prepared(row, gradient, master)
+        if self.decouples:
+            master = self.sub(master, self.mul(master, row[DECOUPLED_DECAY]))
+        updated = self.adam(master, self.moment1, self.moment2, gradient, row)
+        result = self.cast(self.unless_skipped(row, updated, found), self.parameter.dtype)
+        self.assign(self.weight, self.unless_skipped(row, updated, self.weight))
+        return self.write(result, row)
+
+
+class _Adam(nn.Cell):
+    """Runs MindSpore's operation Adam, which writes a float32 weight and its moments where they are.
+
+    Args:
+        features (Features): The parts of the algorithm.
+        place (Callable): Places the operation.
+        declares_write (bool): True if MindSpore is to know that Adam writes the weight. It must for differences: equal
+            zeros would otherwise share one buffer. It must not for a master: MindSpore would copy it first, on the
+            device, to protect other readers, but those have run before.
+    """
+
+    def __init__(self, features, place, declares_write):
+        super().__init__(auto_prefix=False)
+        adam = ops.Adam(features.use_locking, features.nesterov)
+        if not declares_write:
+            _, *others = adam.__mindspore_signature__
+            adam.set_signatures((sig.make_sig("var", sig.sig_rw.RW_READ, dtype=sig.sig_dtype.T), *others))
+        self.adam = place(adam)
+        # Adam would correct the bias itself, but the learning rate that it gets is corrected already.
+        self.no_power = Tensor(0.0, mstype.float32)
+
+    def construct(self, weight, moment1, moment2, gradient, row):
+        """Returns the updated `weight`."""
+        launched = self.adam(
+            weight,
+            moment1,
+            moment2,
+            self.no_power,
+            self.no_power,
+            row[LEARNING_RATE],
+            row[BETA1],
+            row[BETA2],
+            row[EPS],
+            gradient,
+        )
+        return F.depend(weight, launched)

@@ -1,0 +1,63 @@
+"""The stock host operation: MindSpore's own operations, a few launches a parameter.
+
+Adam is the operation of `nn.Adam`, placed on the host. It splits its work by the number of threads alone, so a run
+repeats to the bit. `AdamNoUpdateParam`, the operation of `nn.AdamOffload`, searches for its split by timing and rounds
+the ends of the parts differently. `FusedCastAdamWeightDecay` has no vector code on x86-64.
+"""
+
+from mindspore import dtype as mstype
+from mindspore import nn
+from mindspore.ops import composite as C
+from mindspore.ops import functional as F
+
+from mindspore_offload import host
+from mindspore_offload.update.parameter_update import parameter_update
+from mindspore_offload.update.writeback import on_device
+
+
+def update(bucket, features, writeback):
+    """Returns the Cell that updates a bucket. See `mindspore_offload.update`."""
+    return _Updates(bucket, features, host.place, writeback)
+
+
+def update_on_device(bucket, features):
+    """Returns the Cell that updates a bucket of small parameters on the device, where their states then stay."""
+    return _Updates(bucket, features, on_device, "in_place")
+
+
+def norm():
+    """Returns the Cell that measures gradients. See `mindspore_offload.update`."""
+    return _Norm()
+
+
+class _Updates(nn.Cell):
+    """Updates the parameters of a bucket one by one."""
+
+    def __init__(self, bucket, features, place, writeback):
+        super().__init__(auto_prefix=False)
+        self.start, self.stop = bucket.start, bucket.stop
+        self.rows = tuple(each.row for each in bucket.tensors)
+        self.map_last_first = C.Map(None, True)
+        self.updates = nn.CellList(
+            [parameter_update(each, features, place, writeback) for each in bucket.tensors], auto_prefix=False
+        )
+
+    def construct(self, coefficients, gradients):
+        rows = host.map_(host.unstack, host.unstack(coefficients))
+        return self.map_last_first(F.partial(_run, rows), self.updates, self.rows, gradients[self.start : self.stop])
+
+
+class _Norm(nn.Cell):
+    """Sums the squares of all gradients in float64."""
+
+    def construct(self, gradients):
+        squares = host.map_(_sum_of_squares, gradients)
+        return host.reshape(host.cast(host.sqrt(host.add_n(squares)), mstype.float32), (1,))
+
+
+def _run(rows, update, row, gradient):
+    return update(rows[row], gradient)
+
+
+def _sum_of_squares(gradient):
+    return host.reduce_sum(host.square(host.cast(gradient, mstype.float64)))
