@@ -84,7 +84,7 @@ format: $(VENV)/stamp
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-HARNESS := tests/kernel/harness.cc $(addprefix mindspore_offload/csrc/,half.cc isa.cc kernel.cc team.cc)
+HARNESS := tests/kernel/harness.cc $(addprefix mindspore_offload/csrc/,half.cc implementation.cc kernel.cc team.cc)
 FLAGS := @mindspore_offload/csrc/compile_flags.txt
 # Where a tool is missing the check is skipped, but not in continuous integration, where CI is set.
 needs = command -v $(1) > /dev/null || { echo "$@ is skipped: there is no $(1); $(2)"; test -z "$$CI"; exit $$?; }

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "implementation.h"
 #include "team.h"
-#include "update.h"
 
 namespace mindspore_offload {
 namespace {
@@ -12,37 +12,6 @@ namespace {
 // Elements that a thread takes at a time, 28 bytes each to read and write: long runs that the memory likes, and short
 // enough, at some 60 microseconds, that the threads end together. Runs of an eighth of this cost up to 10 % more.
 constexpr size_t kChunk = size_t{1} << 17;
-
-// One instruction set's functions of update.h.
-struct Functions {
-  void (*update)(const AdamCoefficients&, const AdamTensors&, size_t, size_t);
-  double (*sum_squares)(Element, const void*, size_t, size_t);
-};
-
-void UpdateBaseline(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
-  UpdateRange<PlainConversion>(c, t, begin, end);
-}
-
-double SumSquaresBaseline(Element type, const void* gradient, size_t begin, size_t end) {
-  return SumSquaresOfRange<PlainConversion>(type, gradient, begin, end);
-}
-
-#ifdef MINDSPORE_OFFLOAD_HAS_AVX2
-TARGET_AVX2 void UpdateAvx2(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
-  UpdateRange<Avx2Conversion>(c, t, begin, end);
-}
-
-TARGET_AVX2 double SumSquaresAvx2(Element type, const void* gradient, size_t begin, size_t end) {
-  return SumSquaresOfRange<Avx2Conversion>(type, gradient, begin, end);
-}
-#endif
-
-Functions ActiveFunctions() {
-#ifdef MINDSPORE_OFFLOAD_HAS_AVX2
-  if (ActiveIsa() == Isa::kAvx2) return {UpdateAvx2, SumSquaresAvx2};
-#endif
-  return {UpdateBaseline, SumSquaresBaseline};
-}
 
 size_t SizeOf(const BucketItem& item) { return item.tensors.size; }
 size_t SizeOf(const Gradient& gradient) { return gradient.size; }
@@ -72,14 +41,14 @@ void RunParts(const std::vector<Tensor>& tensors, const Work& work) {
 }  // namespace
 
 void UpdateBucket(const std::vector<BucketItem>& bucket) {
-  const auto update = ActiveFunctions().update;
+  const auto update = ActiveImplementation().update;
   RunParts(bucket, [&](size_t, const BucketItem& item, size_t begin, size_t end) {
     update(item.coefficients, item.tensors, begin, end);
   });
 }
 
 float GlobalNorm(const std::vector<Gradient>& gradients) {
-  const auto sum_squares = ActiveFunctions().sum_squares;
+  const auto sum_squares = ActiveImplementation().sum_squares;
   size_t total_size = 0;
   for (const Gradient& gradient : gradients) total_size += gradient.size;
   std::vector<double> sums(total_size / kChunk + 1);  // of each chunk

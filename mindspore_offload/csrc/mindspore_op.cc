@@ -7,7 +7,7 @@
 #include <new>
 #include <vector>
 
-#include "isa.h"
+#include "implementation.h"
 #include "kernel.h"
 #include "team.h"
 
@@ -239,11 +239,11 @@ EXPORT const char* MindsporeOffloadBuild() {
 #endif
 }
 
-EXPORT const char* MindsporeOffloadIsa() { return mindspore_offload::IsaName(mindspore_offload::ActiveIsa()); }
+EXPORT const char* MindsporeOffloadIsa() { return mindspore_offload::ActiveImplementation().name; }
 
-EXPORT const char* MindsporeOffloadSupportedIsas() { return mindspore_offload::SupportedIsas(); }
+EXPORT const char* MindsporeOffloadSupportedIsas() { return mindspore_offload::SupportedImplementations(); }
 
-EXPORT bool MindsporeOffloadSetIsa(const char* name) { return mindspore_offload::SetIsa(name); }
+EXPORT bool MindsporeOffloadSetIsa(const char* name) { return mindspore_offload::UseImplementation(name); }
 
 EXPORT size_t MindsporeOffloadThreads() { return mindspore_offload::TeamSize(); }
 

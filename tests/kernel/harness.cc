@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "../../mindspore_offload/csrc/half.h"
-#include "../../mindspore_offload/csrc/isa.h"
+#include "../../mindspore_offload/csrc/implementation.h"
 #include "../../mindspore_offload/csrc/kernel.h"
 #include "../../mindspore_offload/csrc/team.h"
 
@@ -420,14 +420,14 @@ uint64_t DigestOfTraining() {
 
 int main() {
   std::vector<std::string> isas;
-  for (std::string rest = SupportedIsas(); !rest.empty();) {
+  for (std::string rest = SupportedImplementations(); !rest.empty();) {
     const size_t space = rest.find(' ');
     isas.push_back(rest.substr(0, space));
     rest = space == std::string::npos ? "" : rest.substr(space + 1);
   }
   uint64_t digest = 0;
   for (const std::string& isa : isas) {
-    Expect(SetIsa(isa.c_str()) && isa == IsaName(ActiveIsa()), isa + " can't be chosen");
+    Expect(UseImplementation(isa.c_str()) && isa == ActiveImplementation().name, isa + " can't be chosen");
     for (size_t threads : {1, 3}) {
       SetTeamSize(threads);
       const uint64_t found = DigestOfTraining();
@@ -440,8 +440,8 @@ int main() {
     CheckConversions(isa);
   }
   CheckManyAtOnce();
-  Expect(!SetIsa("avx1024"), "an unknown instruction set was accepted");
-  std::fprintf(stderr, "instruction sets: %s; %d failures\n", SupportedIsas(), failures);
+  Expect(!UseImplementation("avx1024"), "an unknown instruction set was accepted");
+  std::fprintf(stderr, "instruction sets: %s; %d failures\n", SupportedImplementations(), failures);
   std::printf("%016" PRIx64 "\n", digest);
   return failures > 0;
 }
