@@ -66,18 +66,14 @@ class Call:
         row[0, COLUMNS.index("nesterov")] = nesterov
         rows = np.zeros(len(tensors), np.int32)
         gradient_types = [g for _, _, g in tensors]
-        half_types = [self.kinds[i] for i in halves]
         singles = ["float32"] * len(tensors)
         self.results = [np.zeros_like(p) for p in self.parameters]
-        if function == "AdamInPlace":
-            self.arrays = [row, rows, *self.parameters, *self.moment1, *self.moment2, *gradients, *self.masters]
-            types = [*self.kinds, *singles, *singles, *gradient_types, *["float32"] * len(halves)]
-            self.arrays.append(np.zeros(1, np.float32))
-            types.append("float32")
-        else:
-            read = [self.parameters[i] for i in halves]
-            self.arrays = [row, rows, *self.moment1, *self.moment2, *gradients, *read, *self.masters, *self.results]
-            types = [*singles, *singles, *gradient_types, *half_types, *["float32"] * len(halves), *self.kinds]
+        in_place = function == "AdamInPlace"
+        read = [i for i, kind in enumerate(self.kinds) if in_place or kind != "float32"]
+        self.arrays = [row, rows, *[self.parameters[i] for i in read], *self.moment1, *self.moment2, *gradients]
+        types = [*[self.kinds[i] for i in read], *singles, *singles, *gradient_types]
+        self.arrays += [*self.masters, *([np.zeros(1, np.float32)] if in_place else self.results)]
+        types += [*["float32"] * len(halves), *(["float32"] if in_place else self.kinds)]
         self.types = ["float32", "int32", *types]
         self.shapes = [list(array.shape) for array in self.arrays]
         self.pointers = [array.ctypes.data for array in self.arrays]

@@ -1,9 +1,9 @@
-// The Adam update of one tensor. This header is the whole mathematics of the package's native operation.
+// The Adam update of one block of elements: the whole mathematics of the native operation.
 //
 // Kingma and Ba, "Adam: A Method for Stochastic Optimization", in the form at the end of section 2: the bias
-// corrections are folded into the step size, so eps is added to the *uncorrected* root ("epsilon hat"). AdamW
+// corrections are folded into the learning rate, so eps is added to the *uncorrected* root ("epsilon hat"). AdamW
 // (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2) is the same update after a decay of the
-// weight, with an eps that is corrected as the root is.
+// weight, with an eps corrected like the root.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_ADAM_H_
 #define MINDSPORE_OFFLOAD_CSRC_ADAM_H_
@@ -15,62 +15,41 @@
 
 namespace mindspore_offload {
 
-// One row of the coefficient tensor: what a step needs to know beside the tensors. The order is that of
-// the columns in coefficients.py.
+// One row of the coefficient tensor: the scalars of a step. The fields are the columns of coefficients.py, in order.
 struct AdamCoefficients {
   float learning_rate;    // bias-corrected: lr * sqrt(1 - beta2^t) / (1 - beta1^t)
   float weight_decay;     // L2 penalty times loss_scale, because it is added before the gradient is unscaled
-  float decoupled_decay;  // of AdamW: lr * weight decay, the part of the weight that is taken off it
-  float eps;              // of AdamW: times sqrt(1 - beta2^t), which puts it at the corrected root
-  float clip;             // what a gradient is multiplied with first: at most 1, to bound the norm of all
+  float decoupled_decay;  // AdamW: lr * weight decay, the fraction by which the weight shrinks
+  float eps;              // AdamW: times sqrt(1 - beta2^t), so that it is added to the corrected root
+  float clip;             // at most 1: scales the gradient first, to bound the global norm
   float gradient_scale;   // 1 / loss_scale
-  float skip;             // 1 if this step is not to be taken, because the norm is not finite; else 0
+  float skip;             // 1 if the step is skipped, because the norm is not finite; else 0
   float beta1;
   float beta2;
   float nesterov;  // 0 or 1
 };
 
-// What the elements of a parameter or of a gradient are.
-enum class Element { kFloat32, kFloat16, kBFloat16 };
-
-// The tensors of one parameter; all that are there have `size` elements. A float32 parameter that can be reached is
-// updated in place: then `weight` is it. If it can't, `weight` is null and the difference is written to `delta`. With a
-// 16-bit parameter, `weight` is its float32 master, and the rounded result is written to `rounded`.
-struct AdamTensors {
-  Element parameter_type;
-  Element gradient_type;
-  float* weight;
-  float* delta;
-  const void* parameter;  // the 16-bit parameter as it is now
-  void* rounded;          // may be the parameter itself
-  float* moment1;
-  float* moment2;
-  const void* gradient;
-  size_t size;
-};
-
 // The update of a block of `size` elements, in three parts. Everything is float32, and every operation rounds on its
-// own (the library is compiled with -ffp-contract=off), so a scalar loop, any vector width and any split of a tensor
-// end in the same bits.
+// own (the library is compiled with -ffp-contract=off). So a scalar loop, any vector width and any split of a tensor
+// give the same bits.
 //
-// One loop for all three would be fewer instructions, but it would walk through four tensors at once, and where these
-// lie at unlucky addresses the caches of some CPUs take their lines for one another: it took up to twice as long.
+// A single loop would need fewer instructions, but would walk through four tensors at once. Where these lie at unlucky
+// addresses, the caches of some CPUs confuse their lines: it took up to twice as long.
 
-// The gradient that the moments take: clipped, with its L2 penalty, and unscaled. Without the weight there is no
-// penalty, and whoever has it has clipped already, because that comes first.
+// Computes the gradient for the moments: clipped, with its L2 penalty, unscaled. Only the penalty needs the weight:
+// `w` may be null if weight_decay is 0.
 ALWAYS_INLINE void PrepareGradient(const AdamCoefficients& c, const float* __restrict w,
                                    const float* __restrict gradient, float* __restrict g, size_t size) {
-  const AdamCoefficients k = c;  // a copy, so that no store through a pointer can be thought to change it
-  // A decay of 0 means that none is computed at all, so that an infinite weight does not become NaN.
+  const AdamCoefficients k = c;  // a copy, which no store through a pointer can change
+  // A decay of 0 is not computed at all, because 0 times an infinite weight would be NaN.
   if (k.weight_decay == 0.0f) {
     for (size_t i = 0; i < size; ++i) g[i] = gradient[i] * k.clip * k.gradient_scale;
-  } else if (w != nullptr) {
-    for (size_t i = 0; i < size; ++i) g[i] = (gradient[i] * k.clip + w[i] * k.weight_decay) * k.gradient_scale;
   } else {
-    for (size_t i = 0; i < size; ++i) g[i] = gradient[i] * k.gradient_scale;
+    for (size_t i = 0; i < size; ++i) g[i] = (gradient[i] * k.clip + w[i] * k.weight_decay) * k.gradient_scale;
   }
 }
 
+// Updates both moments and computes the difference that the step adds to the weight.
 template <bool kNesterov>
 ALWAYS_INLINE void UpdateMoments(const AdamCoefficients& c, const float* __restrict g, float* __restrict m,
                                  float* __restrict v, float* __restrict delta, size_t size) {
@@ -85,6 +64,7 @@ ALWAYS_INLINE void UpdateMoments(const AdamCoefficients& c, const float* __restr
   }
 }
 
+// Shrinks the weight by the decoupled decay, then adds the difference.
 ALWAYS_INLINE void UpdateWeights(const AdamCoefficients& c, const float* __restrict delta, float* __restrict w,
                                  size_t size) {
   const float decay = c.decoupled_decay;

@@ -1,6 +1,6 @@
-// The two 16-bit element types, and how blocks of them become float32 and back. Narrowing rounds to nearest, ties to
-// even; what is too large becomes infinity, and a NaN stays one and keeps its sign and the upper bits of its payload.
-// All of this is what the conversion instructions of x86-64 and aarch64 do, bit for bit.
+// The two 16-bit element types, and the conversion of blocks to float32 and back. Narrowing rounds to nearest even. A
+// value that is too large becomes infinity. A NaN stays a NaN, with its sign and the upper bits of its payload. The
+// conversion instructions of x86-64 and aarch64 give the same bits.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_HALF_H_
 #define MINDSPORE_OFFLOAD_CSRC_HALF_H_
@@ -35,7 +35,7 @@ ALWAYS_INLINE float FloatOf(uint32_t bits) {
 
 ALWAYS_INLINE float ToFloat(BFloat16 value) { return FloatOf(uint32_t{value.bits} << 16); }
 
-// Rounded() gives the bits of a value in the type of its second argument.
+// Rounded() returns the bits of a value in the type of its second argument.
 ALWAYS_INLINE uint32_t Rounded(float value, BFloat16 /*type*/) {
   const uint32_t bits = BitsOf(value);
   const uint32_t to_nearest_even = 0x7fff + ((bits >> 16) & 1);
@@ -43,7 +43,7 @@ ALWAYS_INLINE uint32_t Rounded(float value, BFloat16 /*type*/) {
   return (is_nan ? bits | 0x400000 : bits + to_nearest_even) >> 16;
 }
 
-// Float16 has 5 bits of exponent and 10 of mantissa. All cases are computed and one is chosen, so that the loops
+// Float16 has 5 bits of exponent and 10 of mantissa. All cases are computed before one is chosen, so that the loops
 // below have no branch.
 ALWAYS_INLINE float ToFloat(Float16 value) {
   const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
@@ -61,7 +61,7 @@ ALWAYS_INLINE uint32_t Rounded(float value, Float16 /*type*/) {
   const uint32_t rest = bits & 0x7fffffff;
   // Normal: move the exponent and round; a carry out of the mantissa is the next exponent, up to infinity.
   const uint32_t normal = (rest - ((127 - 15) << 23) + 0xfff + ((rest >> 13) & 1)) >> 13;
-  // Subnormal: 0.5 is so large that float32 itself rounds what is added to it to multiples of 2^-24.
+  // Subnormal: adding 0.5 makes float32 itself round to a multiple of 2^-24.
   const uint32_t subnormal = BitsOf(FloatOf(rest) + 0.5f) - BitsOf(0.5f);
   const uint32_t nan = 0x7e00 | ((rest >> 13) & 0x3ff);
   const uint32_t finite = rest < (113u << 23) ? subnormal : normal;
@@ -69,7 +69,7 @@ ALWAYS_INLINE uint32_t Rounded(float value, Float16 /*type*/) {
   return sign | (rest >= (143u << 23) ? overflowed : finite);
 }
 
-// Conversions of a block by the C++ above, for any instruction set.
+// Converts blocks by the C++ above, for any instruction set.
 struct PlainConversion {
   template <class Half>
   static ALWAYS_INLINE void Widen(const Half* __restrict from, float* __restrict to, size_t size) {
@@ -81,7 +81,7 @@ struct PlainConversion {
     for (size_t i = 0; i < size; ++i) to[i].bits = static_cast<uint16_t>(Rounded(from[i], Half{}));
   }
 
-  // Whether Narrow() would give `to`, of which nothing has to be written to find out.
+  // True if Narrow() would give `to`. Writes nothing.
   template <class Half>
   static ALWAYS_INLINE bool NarrowsTo(const float* __restrict from, const Half* __restrict to, size_t size) {
     uint32_t difference = 0;
@@ -91,7 +91,7 @@ struct PlainConversion {
 };
 
 #ifdef MINDSPORE_OFFLOAD_HAS_AVX2
-// Float16 by the instructions for it, of which compilers make no use in a plain loop.
+// Converts float16 by its instructions, which compilers don't use for a plain loop.
 struct Avx2Conversion : PlainConversion {
   using PlainConversion::Narrow;
   using PlainConversion::NarrowsTo;

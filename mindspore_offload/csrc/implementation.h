@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "adam.h"
+#include "tensors.h"
 
 namespace mindspore_offload {
 

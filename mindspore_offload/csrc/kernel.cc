@@ -1,23 +1,22 @@
+// Splits the work of a bucket into chunks for the thread team.
+
 #include "kernel.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "implementation.h"
+#include "sizes.h"
 #include "team.h"
 
 namespace mindspore_offload {
 namespace {
 
-// Elements that a thread takes at a time, 28 bytes each to read and write: long runs that the memory likes, and short
-// enough, at some 60 microseconds, that the threads end together. Runs of an eighth of this cost up to 10 % more.
-constexpr size_t kChunk = size_t{1} << 17;
-
 size_t SizeOf(const BucketItem& item) { return item.tensors.size; }
 size_t SizeOf(const Gradient& gradient) { return gradient.size; }
 
-// Cuts tensors, laid end to end, into chunks for the team, and calls work(chunk, tensor, begin, end) for every part of
-// a tensor in a chunk.
+// Cuts tensors, laid end to end, into chunks for the team. Calls work(chunk, tensor, begin, end) for every part of a
+// tensor in a chunk.
 template <class Tensor, class Work>
 void RunParts(const std::vector<Tensor>& tensors, const Work& work) {
   // ends[i] is where tensor i ends.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "adam.h"
+#include "tensors.h"
 
 namespace mindspore_offload {
 
@@ -14,18 +15,12 @@ struct BucketItem {
   AdamTensors tensors;
 };
 
-// Updates every tensor of the bucket. The work is split over the thread team by elements, not by tensors, so
-// many small tensors and one large one are balanced alike.
+// Updates every tensor of the bucket. The thread team splits the work by elements, not by tensors, so many small
+// tensors and one large tensor are balanced alike.
 void UpdateBucket(const std::vector<BucketItem>& bucket);
 
-struct Gradient {
-  Element type;
-  const void* data;
-  size_t size;
-};
-
-// The Euclidean norm of all elements of all gradients, summed in float64, and in the same order for any number of
-// threads. Not finite if an element isn't.
+// The Euclidean norm of all elements of all gradients, summed in float64, in the same order for any number of threads.
+// It is not finite if an element is not finite.
 float GlobalNorm(const std::vector<Gradient>& gradients);
 
 }  // namespace mindspore_offload

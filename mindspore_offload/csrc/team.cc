@@ -1,3 +1,5 @@
+// The thread team: its workers sleep until an operation has chunks for them.
+
 #include "team.h"
 
 #include <fenv.h>
@@ -17,8 +19,9 @@ std::atomic<size_t>& Size() {
   return size;
 }
 
-// MindSpore has subnormal numbers flushed to zero on some of its threads and not on others, and a new thread does as
-// the one that started it. While this lives, its thread computes as IEEE 754 says, as do all threads on every machine.
+// MindSpore flushes subnormal numbers to zero on some of its threads, and a new thread inherits this from the thread
+// that started it. While an object of this class lives, its thread computes as IEEE 754 demands, so that all threads
+// give the same bits.
 class IeeeArithmetic {
  public:
   IeeeArithmetic() {
@@ -59,12 +62,12 @@ class Team {
     wake_.notify_all();
     Help();
     std::unique_lock<std::mutex> lock(mutex_);
-    wanted_ = 0;  // no worker joins from here on; those inside are waited for
+    wanted_ = 0;  // no worker joins from here on
     done_.wait(lock, [this] { return helpers_ == 0; });
   }
 
-  // Workers start with the first operation that has work for them: a process that only imports has none. If the
-  // system gives fewer threads than asked for, the team is smaller and the result the same.
+  // Workers start with the first operation that has work for them, not with the import of the package. If the system
+  // refuses a thread, the team is smaller and the result the same.
   void StartWorkers(size_t count) {
     try {
       for (; workers_ < count; ++workers_) std::thread([this] { Work(); }).detach();
@@ -89,14 +92,14 @@ class Team {
     for (size_t chunk; (chunk = next_.fetch_add(1, std::memory_order_relaxed)) < chunks_;) (*work_)(chunk);
   }
 
-  std::mutex turn_;   // held by the operation that has the team
+  std::mutex turn_;   // held by the current operation
   std::mutex mutex_;  // guards the rest
   std::condition_variable wake_;
   std::condition_variable done_;
-  size_t workers_ = 0;  // threads that were started
-  size_t wanted_ = 0;   // of them, how many the operation that has the team wants
-  size_t helpers_ = 0;  // of them, how many are inside Help()
-  // The work of that operation; changes only while no worker is inside Help().
+  size_t workers_ = 0;  // started threads
+  size_t wanted_ = 0;   // workers that the current operation wants
+  size_t helpers_ = 0;  // workers inside Help()
+  // The work of the current operation. It changes only while no worker is inside Help().
   const std::function<void(size_t)>* work_ = nullptr;
   size_t chunks_ = 0;
   std::atomic<size_t> next_{0};
@@ -105,8 +108,7 @@ class Team {
 // Never destroyed: the workers sleep in it until the process ends.
 std::atomic<Team*> team{nullptr};
 
-// A forked child has none of its parent's workers, and may have got the mutex while one of them held it: it starts
-// over with a team of its own.
+// A forked child has no workers, and its copy of the mutex may be locked forever, so it gets a new team.
 void ForgetTeam() { team = new Team; }
 
 Team* TheTeam() {

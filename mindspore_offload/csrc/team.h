@@ -1,4 +1,4 @@
-// The thread team: one for the process, however many operations MindSpore runs at once.
+// The thread team: one for the process, even if MindSpore runs several operations at once.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_TEAM_H_
 #define MINDSPORE_OFFLOAD_CSRC_TEAM_H_
@@ -8,18 +8,17 @@
 
 namespace mindspore_offload {
 
-// Threads that work on an operation, its caller included: what SetTeamSize said, else 1.
+// The number of threads that work on an operation, its caller included. 1 until SetTeamSize is called.
 size_t TeamSize();
 
-// Holds from the next operation on.
+// Sets the number of threads from the next operation on.
 void SetTeamSize(size_t threads);
 
-// Calls work(chunk) once for each chunk in [0, chunks) and returns when all are done. Threads fetch the next chunk
-// when they have finished one, so a thread on a busy core takes fewer chunks instead of making everybody wait.
+// Calls work(chunk) once for each chunk in [0, chunks) and returns when all are done. A thread that has finished a
+// chunk fetches the next, so a thread on a busy core does fewer chunks and the others don't wait for it.
 //
-// Operations take turns: one that comes while another has the team sleeps until that one is done. As each uses all the
-// cores there are, nothing is lost, and an update of the same tensors from two threads is always one after the other.
-// A single chunk runs on the caller and wakes nobody.
+// Operations take turns: each waits until the one before it is done. Nothing is lost, as each uses all cores, and two
+// updates of the same tensors never mix. A single chunk runs on the caller and wakes no other thread.
 void RunChunks(size_t chunks, const std::function<void(size_t)>& work);
 
 }  // namespace mindspore_offload

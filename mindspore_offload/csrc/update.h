@@ -1,5 +1,5 @@
-// What is done with a part of one tensor of any element type: 16-bit elements are widened and rounded a block at a time
-// around the float32 arithmetic of adam.h.
+// Updates a part of one tensor of any element type, block by block: widens 16-bit elements, calls the float32
+// arithmetic of adam.h, and rounds the results.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_UPDATE_H_
 #define MINDSPORE_OFFLOAD_CSRC_UPDATE_H_
@@ -9,14 +9,13 @@
 
 #include "adam.h"
 #include "half.h"
+#include "sizes.h"
+#include "tensors.h"
 
 namespace mindspore_offload {
 
-// Elements of a block. What a block touches, some 28 bytes an element, stays in the first cache.
-constexpr size_t kBlock = 512;
-
-// A parameter that is not its master rounded has been changed by somebody else since the last step, by a checkpoint for
-// example: it wins, and becomes the master.
+// Copies a parameter into its master where it is not the master rounded: it has been changed outside the optimizer
+// since the last step, by a checkpoint for example, and wins.
 template <class Conversion, class Half>
 ALWAYS_INLINE void AdoptFrom(const Half* parameter, float* master, size_t size) {
   if (Conversion::NarrowsTo(master, parameter, size)) return;
@@ -43,7 +42,7 @@ ALWAYS_INLINE void RoundMasters(const AdamTensors& t, size_t begin, size_t size)
   }
 }
 
-// Elements of a gradient, at most a block, as float32: themselves, or widened into `buffer`.
+// Returns at most a block of a gradient as float32: the gradient itself, or `buffer` with its widened elements.
 template <class Conversion>
 ALWAYS_INLINE const float* WideGradient(Element type, const void* gradient, size_t begin, float* buffer, size_t size) {
   switch (type) {
@@ -58,7 +57,7 @@ ALWAYS_INLINE const float* WideGradient(Element type, const void* gradient, size
   }
 }
 
-// A step that is not taken. What is returned says so: the difference that changes no weight, -0 included, or the
+// Skips a step. The result is a no-op for the device: a difference of -0, which changes no weight, not even -0, or the
 // parameter as it is.
 ALWAYS_INLINE void KeepRange(const AdamTensors& t, size_t begin, size_t end) {
   if (t.weight == nullptr) {
@@ -94,8 +93,8 @@ ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, 
   }
 }
 
-// Adds the squares of the elements [begin, end) of a gradient. A square of a float32 is exact in float64, and the lanes
-// are those of the widest vector, so that every instruction set adds in the same order.
+// Sums the squares of the elements [begin, end) of a gradient. The square of a float32 is exact in float64, and there
+// are as many lanes as in the widest vector, so every instruction set adds in the same order.
 template <class Conversion>
 ALWAYS_INLINE double SumSquaresOfRange(Element type, const void* gradient, size_t begin, size_t end) {
   constexpr size_t kLanes = 16;

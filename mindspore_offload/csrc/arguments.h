@@ -1,0 +1,32 @@
+// Reads and checks the arguments of the operations, before any tensor is touched.
+
+#ifndef MINDSPORE_OFFLOAD_CSRC_ARGUMENTS_H_
+#define MINDSPORE_OFFLOAD_CSRC_ARGUMENTS_H_
+
+#include <vector>
+
+#include "kernel.h"
+#include "launch.h"
+
+namespace mindspore_offload {
+
+enum class Writeback { kInPlace, kAssign };
+
+// Reads the arguments of an update. The inputs are the same lists for both writebacks:
+//
+//   coefficients   (rows, 10) float32, the fields of AdamCoefficients
+//   rows           (tensors,) int32, the row of each tensor
+//   parameters     all of them in place; of an assign only those with 16 bits
+//   moments 1, moments 2, gradients
+//   masters        of the parameters with 16 bits
+//
+// Outputs in place: a token that orders the operation in the graph. Outputs of an assign, one for each tensor: the
+// difference for a float32 parameter, the new value for one with 16 bits.
+Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketItem>* bucket);
+
+// Reads the arguments of a norm. Inputs: gradients. Output: (1,) float32.
+Status ReadGradients(const Launch& launch, std::vector<Gradient>* gradients);
+
+}  // namespace mindspore_offload
+
+#endif  // MINDSPORE_OFFLOAD_CSRC_ARGUMENTS_H_

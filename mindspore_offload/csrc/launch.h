@@ -1,0 +1,65 @@
+// One launch of an operation, as MindSpore's ops.Custom(func_type="aot") calls it.
+
+#ifndef MINDSPORE_OFFLOAD_CSRC_LAUNCH_H_
+#define MINDSPORE_OFFLOAD_CSRC_LAUNCH_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "tensors.h"
+
+namespace mindspore_offload {
+
+// The result of a launch. MindSpore raises an error that shows the number. Nothing has been written then.
+enum Status : int {
+  kOk = 0,
+  kBadCount = 1,    // the number of inputs and outputs does not fit the number of rows
+  kBadPointer = 2,  // a null pointer
+  kBadType = 3,     // a dtype that this argument can't have
+  kBadShape = 4,    // tensors of one parameter differ in size, or one is empty
+  kBadRow = 5,      // a row that the coefficient tensor does not have
+  kNoMemory = 6,
+  kBadDecay = 7,  // an L2 penalty for a parameter that is not among the arguments
+};
+
+// The arguments of a launch: inputs first, then outputs.
+struct Launch {
+  int count;
+  void** data;
+  const int* ndims;
+  const int64_t* const* shapes;
+  const char* const* dtypes;
+
+  bool HasType(int i, const char* dtype) const { return dtypes[i] != nullptr && std::strcmp(dtypes[i], dtype) == 0; }
+
+  bool IsFloat32(int i) const { return HasType(i, "float32"); }
+
+  // Reads the element type of argument i. Returns false if no parameter or gradient can have it.
+  bool ReadElement(int i, Element* element) const {
+    *element = IsFloat32(i) ? Element::kFloat32 : HasType(i, "float16") ? Element::kFloat16 : Element::kBFloat16;
+    return *element != Element::kBFloat16 || HasType(i, "bfloat16");
+  }
+
+  bool HasNullTable() const { return data == nullptr || ndims == nullptr || shapes == nullptr || dtypes == nullptr; }
+
+  // True if one of the first `used` arguments is a null pointer.
+  bool HasNull(int used) const { return std::find(data, data + used, nullptr) != data + used; }
+
+  float* Floats(int i) const { return static_cast<float*>(data[i]); }
+
+  // The number of elements of argument i. 0 if a dimension is not positive or the product overflows.
+  size_t Size(int i) const {
+    size_t size = 1;
+    for (int d = 0; d < ndims[i]; ++d) {
+      if (shapes[i] == nullptr || shapes[i][d] <= 0) return 0;
+      if (__builtin_mul_overflow(size, static_cast<size_t>(shapes[i][d]), &size)) return 0;
+    }
+    return ndims[i] < 0 ? 0 : size;
+  }
+};
+
+}  // namespace mindspore_offload
+
+#endif  // MINDSPORE_OFFLOAD_CSRC_LAUNCH_H_

@@ -1,0 +1,234 @@
+// Tests of the argument reader: it finds every tensor, and refuses every broken argument for the right reason.
+
+#include "../../mindspore_offload/csrc/arguments.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "expect.h"
+#include "tests.h"
+
+using namespace mindspore_offload;
+
+namespace {
+
+struct Argument {
+  std::string dtype;
+  std::vector<int64_t> shape;
+  void* data;
+};
+
+// The arrays of pointers that MindSpore passes.
+class Call {
+ public:
+  std::vector<Argument> arguments;
+
+  Launch Read() {
+    data_.clear(), ndims_.clear(), shapes_.clear(), dtypes_.clear();
+    for (const Argument& one : arguments) {
+      data_.push_back(one.data);
+      ndims_.push_back(static_cast<int>(one.shape.size()));
+      shapes_.push_back(one.shape.data());
+      dtypes_.push_back(one.dtype.c_str());
+    }
+    return {static_cast<int>(arguments.size()), data_.data(), ndims_.data(), shapes_.data(), dtypes_.data()};
+  }
+
+ private:
+  std::vector<void*> data_;
+  std::vector<int> ndims_;
+  std::vector<const int64_t*> shapes_;
+  std::vector<const char*> dtypes_;
+};
+
+const char* const kTypes[] = {"float32", "float16", "bfloat16"};
+
+// A bucket of four parameters: float32, bfloat16, float32, float16. Every tensor has an address of its own, and the
+// gradients have other types than their parameters.
+class Bucket : public Call {
+ public:
+  explicit Bucket(Writeback writeback) : writeback_(writeback) {
+    coefficients_[1].learning_rate = 1.0f;
+    arguments = {{"float32", {2, 10}, coefficients_}, {"int32", {kTensors}, rows}};
+    for (int i = 0; i < kTensors; ++i) {
+      if (writeback == Writeback::kInPlace || IsHalf(i)) Add(kKinds[i], i, &at[i].parameter);
+    }
+    for (int i = 0; i < kTensors; ++i) Add(Element::kFloat32, i, &at[i].moment1);
+    for (int i = 0; i < kTensors; ++i) Add(Element::kFloat32, i, &at[i].moment2);
+    for (int i = 0; i < kTensors; ++i) Add(kGradients[i], i, &at[i].gradient);
+    for (int i = 0; i < kTensors; ++i) {
+      if (IsHalf(i)) Add(Element::kFloat32, i, &at[i].master);
+    }
+    if (writeback == Writeback::kInPlace) {
+      arguments.push_back({"float32", {1}, nullptr});  // a token is never written
+    } else {
+      for (int i = 0; i < kTensors; ++i) Add(kKinds[i], i, &at[i].result);
+    }
+  }
+
+  void SetWeightDecay() { coefficients_[0].weight_decay = coefficients_[1].weight_decay = 0.1f; }
+
+  Status Read(std::vector<BucketItem>* items) { return ReadBucket(Call::Read(), writeback_, items); }
+
+  // True if `tensors` are those of parameter i.
+  bool Matches(int i, const AdamTensors& t) const {
+    const bool in_place = writeback_ == Writeback::kInPlace;
+    const float* weight = static_cast<float*>(DataOf(IsHalf(i) ? at[i].master : at[i].parameter));
+    const void* result = DataOf(in_place ? at[i].parameter : at[i].result);
+    return t.parameter_type == kKinds[i] && t.gradient_type == kGradients[i] && t.size == SizeOf(i) &&
+           t.moment1 == DataOf(at[i].moment1) && t.moment2 == DataOf(at[i].moment2) &&
+           t.gradient == DataOf(at[i].gradient) && t.weight == weight &&
+           t.delta == (in_place || IsHalf(i) ? nullptr : result) &&
+           t.parameter == (IsHalf(i) ? DataOf(at[i].parameter) : nullptr) &&
+           t.rounded == (IsHalf(i) ? result : nullptr);
+  }
+
+  static constexpr int kTensors = 4;
+  static bool IsHalf(int i) { return kKinds[i] != Element::kFloat32; }
+
+  int32_t rows[kTensors] = {1, 0, 0, 1};
+  struct {
+    int parameter = -1, moment1 = -1, moment2 = -1, gradient = -1, master = -1, result = -1;
+  } at[kTensors];
+
+ private:
+  static constexpr Element kKinds[kTensors] = {Element::kFloat32, Element::kBFloat16, Element::kFloat32,
+                                               Element::kFloat16};
+  static constexpr Element kGradients[kTensors] = {Element::kFloat16, Element::kFloat32, Element::kFloat32,
+                                                   Element::kBFloat16};
+
+  static size_t SizeOf(int i) { return 3 * (i + 2); }
+
+  void Add(Element type, int i, int* index) {
+    *index = static_cast<int>(arguments.size());
+    memory_.emplace_back(new float[SizeOf(i)]);
+    arguments.push_back({kTypes[static_cast<int>(type)], {3, i + 2}, memory_.back().get()});
+  }
+
+  void* DataOf(int index) const { return index < 0 ? nullptr : arguments[index].data; }
+
+  Writeback writeback_;
+  AdamCoefficients coefficients_[2] = {};
+  std::vector<std::unique_ptr<float[]>> memory_;
+};
+
+std::string NameOf(Writeback writeback) { return writeback == Writeback::kInPlace ? "in place" : "assign"; }
+
+void TestGoodBucket(Writeback writeback) {
+  Bucket bucket(writeback);
+  std::vector<BucketItem> items;
+  Expect(bucket.Read(&items) == kOk && items.size() == Bucket::kTensors, NameOf(writeback) + ": a good bucket");
+  for (size_t i = 0; i < items.size(); ++i) {
+    const bool matches = bucket.Matches(static_cast<int>(i), items[i].tensors) &&
+                         items[i].coefficients.learning_rate == static_cast<float>(bucket.rows[i]);
+    Expect(matches, NameOf(writeback) + ": tensors of parameter " + std::to_string(i));
+  }
+}
+
+void TestBadBucket(Writeback writeback, Status expected, const std::string& what,
+                   const std::function<void(Bucket*)>& damage) {
+  Bucket bucket(writeback);
+  damage(&bucket);
+  std::vector<BucketItem> items;
+  Expect(bucket.Read(&items) == expected, NameOf(writeback) + ": " + what);
+}
+
+void TestBadBuckets(Writeback writeback) {
+  const int tensors = Bucket(writeback).arguments.size() - (writeback == Writeback::kInPlace ? 1 : 0);
+  for (int i = 0; i < tensors; ++i) {
+    const std::string what = " of argument " + std::to_string(i);
+    TestBadBucket(writeback, kBadPointer, "pointer" + what, [=](Bucket* b) { b->arguments[i].data = nullptr; });
+    TestBadBucket(writeback, kBadType, "dtype" + what, [=](Bucket* b) { b->arguments[i].dtype = "int64"; });
+    if (i < 2) continue;
+    TestBadBucket(writeback, kBadShape, "size" + what, [=](Bucket* b) { b->arguments[i].shape[1] += 1; });
+    TestBadBucket(writeback, kBadShape, "zero" + what, [=](Bucket* b) { b->arguments[i].shape[0] = 0; });
+    TestBadBucket(writeback, kBadShape, "overflow" + what, [=](Bucket* b) {
+      b->arguments[i].shape = {int64_t{1} << 62, 4, b->arguments[i].shape[0], b->arguments[i].shape[1]};
+    });
+  }
+  TestBadBucket(writeback, kBadCount, "no arguments", [](Bucket* b) { b->arguments.clear(); });
+  TestBadBucket(writeback, kBadCount, "no tensors", [](Bucket* b) { b->arguments.resize(2); });
+  TestBadBucket(writeback, kBadShape, "width of the coefficients", [](Bucket* b) { b->arguments[0].shape[1] = 9; });
+  TestBadBucket(writeback, kBadCount, "more rows", [](Bucket* b) { b->arguments[1].shape[0] = 99; });
+  TestBadBucket(writeback, kBadRow, "a negative row", [](Bucket* b) { b->rows[2] = -1; });
+  TestBadBucket(writeback, kBadRow, "a row too large", [](Bucket* b) { b->rows[2] = 2; });
+  TestBadBucket(writeback, kBadType, "float16 moment",
+                [](Bucket* b) { b->arguments[b->at[0].moment1].dtype = "float16"; });
+  TestBadBucket(writeback, kBadType, "float16 master",
+                [](Bucket* b) { b->arguments[b->at[1].master].dtype = "float16"; });
+}
+
+void TestBadCounts() {
+  TestBadBucket(Writeback::kInPlace, kBadCount, "one missing", [](Bucket* b) { b->arguments.pop_back(); });
+  TestBadBucket(Writeback::kInPlace, kBadCount, "one too many",
+                [](Bucket* b) { b->arguments.push_back(b->arguments.back()); });
+}
+
+// An assign can't penalize a float32 parameter, which it does not have. The others it can.
+void TestDecay() {
+  std::vector<BucketItem> items;
+  Bucket in_place(Writeback::kInPlace), assign(Writeback::kAssign);
+  in_place.SetWeightDecay();
+  assign.SetWeightDecay();
+  Expect(in_place.Read(&items) == kOk, "in place: a penalty");
+  Expect(assign.Read(&items) == kBadDecay, "assign: a penalty for a float32 parameter");
+}
+
+void TestAssignReadsAnotherType() {
+  TestBadBucket(Writeback::kAssign, kBadType, "parameter and result differ in dtype",
+                [](Bucket* b) { b->arguments[b->at[1].parameter].dtype = "float16"; });
+}
+
+void TestNullTables() {
+  std::vector<BucketItem> items;
+  std::vector<Gradient> gradients;
+  Bucket bucket(Writeback::kInPlace);
+  const Launch good = bucket.Call::Read();
+  for (int table = 0; table < 4; ++table) {
+    Launch launch = good;
+    if (table == 0) launch.data = nullptr;
+    if (table == 1) launch.ndims = nullptr;
+    if (table == 2) launch.shapes = nullptr;
+    if (table == 3) launch.dtypes = nullptr;
+    Expect(ReadBucket(launch, Writeback::kInPlace, &items) == kBadPointer, "null table " + std::to_string(table));
+    Expect(ReadGradients(launch, &gradients) == kBadPointer, "norm: null table " + std::to_string(table));
+  }
+}
+
+void TestGradients() {
+  float wide[6], norm;
+  uint16_t half[2];
+  std::vector<Gradient> found;
+  const auto read = [&](const std::function<void(Call*)>& damage) {
+    Call call;
+    call.arguments = {{"float32", {2, 3}, wide}, {"bfloat16", {2}, half}, {"float32", {1}, &norm}};
+    damage(&call);
+    return ReadGradients(call.Read(), &found);
+  };
+  Expect(read([](Call*) {}) == kOk && found.size() == 2, "norm: good gradients");
+  Expect(found[0].type == Element::kFloat32 && found[0].data == wide && found[0].size == 6, "norm: first gradient");
+  Expect(found[1].type == Element::kBFloat16 && found[1].data == half && found[1].size == 2, "norm: second gradient");
+  Expect(read([](Call* c) { c->arguments.resize(1); }) == kBadCount, "norm: no gradient");
+  Expect(read([](Call* c) { c->arguments[1].data = nullptr; }) == kBadPointer, "norm: null pointer");
+  Expect(read([](Call* c) { c->arguments[1].dtype = "int16"; }) == kBadType, "norm: dtype of a gradient");
+  Expect(read([](Call* c) { c->arguments[2].dtype = "float16"; }) == kBadType, "norm: dtype of the norm");
+  Expect(read([](Call* c) { c->arguments[0].shape[1] = 0; }) == kBadShape, "norm: empty gradient");
+  Expect(read([](Call* c) { c->arguments[2].shape[0] = 2; }) == kBadShape, "norm: shape of the norm");
+}
+
+}  // namespace
+
+void TestArguments() {
+  for (Writeback writeback : {Writeback::kInPlace, Writeback::kAssign}) {
+    TestGoodBucket(writeback);
+    TestBadBuckets(writeback);
+  }
+  TestBadCounts();
+  TestDecay();
+  TestAssignReadsAnotherType();
+  TestNullTables();
+  TestGradients();
+}

@@ -1,0 +1,166 @@
+// See update_case.h.
+
+#include "update_case.h"
+
+#include <cmath>
+
+#include "../../mindspore_offload/csrc/half.h"
+
+using namespace mindspore_offload;
+
+uint16_t ToBits(Element type, float value) {
+  return static_cast<uint16_t>(type == Element::kFloat16 ? Rounded(value, Float16{}) : Rounded(value, BFloat16{}));
+}
+
+float FromBits(Element type, uint16_t bits) {
+  return type == Element::kFloat16 ? ToFloat(Float16{bits}) : ToFloat(BFloat16{bits});
+}
+
+std::vector<Mode> AllModes() {
+  std::vector<Mode> modes;
+  const Element types[] = {Element::kFloat32, Element::kFloat16, Element::kBFloat16};
+  for (Element parameter : types) {
+    for (Element gradient : types) {
+      for (Decay decay : {Decay::kNone, Decay::kL2, Decay::kDecoupled}) {
+        for (int bits = 0; bits < 4; ++bits)
+          modes.push_back({parameter, gradient, (bits & 1) != 0, decay, (bits & 2) != 0});
+      }
+    }
+  }
+  return modes;
+}
+
+std::string NameOf(const Mode& mode, const std::string& isa) {
+  const char* names[] = {"float32", "float16", "bfloat16"};
+  const char* decays[] = {"", ", L2 decay", ", decoupled decay"};
+  return isa + ", " + names[static_cast<int>(mode.parameter)] + ", gradient " + names[static_cast<int>(mode.gradient)] +
+         (mode.assign ? ", assign" : "") + decays[static_cast<int>(mode.decay)] + (mode.nesterov ? ", nesterov" : "");
+}
+
+AdamCoefficients CoefficientsOf(const Mode& mode) {
+  const bool device_decays = mode.IsDifference() && mode.decay == Decay::kL2;
+  AdamCoefficients c{};
+  c.learning_rate = 0.01f;
+  c.weight_decay = mode.decay == Decay::kL2 && !device_decays ? 0.1f : 0.0f;
+  c.decoupled_decay = mode.decay == Decay::kDecoupled ? 0.003f : 0.0f;
+  c.eps = 1e-8f;
+  c.clip = device_decays ? 1.0f : 0.7f;
+  c.beta1 = 0.9f;
+  c.beta2 = 0.999f;
+  c.gradient_scale = 1.0f / 3;
+  c.nesterov = mode.nesterov ? 1.0f : 0.0f;
+  return c;
+}
+
+Case::Case(const Mode& mode, size_t size, size_t shift, uint64_t seed)
+    : mode_(mode),
+      size_(size),
+      weight_(size, shift),
+      delta_(size, shift),
+      moment1_(size, (shift + 3) % 16),
+      moment2_(size, (shift + 6) % 16),
+      gradient_(size, (shift + 9) % 16),
+      half_gradient_(size, (shift + 1) % 16),
+      parameter_(size, (shift + 5) % 16),
+      result_(size, (shift + 11) % 16) {
+  Random random(seed);
+  for (size_t i = 0; i < size; ++i) {
+    weight_.data()[i] = random.Uniform();
+    moment1_.data()[i] = random.Uniform();
+    moment2_.data()[i] = std::fabs(random.Uniform());
+    delta_.data()[i] = 0;
+    result_.data()[i] = 0;
+    // Every seventh parameter was changed from outside.
+    parameter_.data()[i] = ToBits(mode.parameter, i % 7 == 0 ? random.Uniform() : weight_.data()[i]);
+  }
+  SetGradient(&random);
+}
+
+void Case::SetGradient(Random* random) {
+  for (size_t i = 0; i < size_; ++i) {
+    const float gradient = random->Gradient();
+    gradient_.data()[i] = gradient;
+    half_gradient_.data()[i] = ToBits(mode_.gradient, gradient);
+  }
+}
+
+BucketItem Case::Item() {
+  AdamTensors t{};
+  t.parameter_type = mode_.parameter;
+  t.gradient_type = mode_.gradient;
+  t.moment1 = moment1_.data();
+  t.moment2 = moment2_.data();
+  t.gradient = mode_.gradient == Element::kFloat32 ? static_cast<void*>(gradient_.data()) : half_gradient_.data();
+  t.size = size_;
+  if (mode_.IsHalf()) {
+    t.weight = weight_.data();
+    t.parameter = parameter_.data();
+    t.rounded = mode_.assign ? result_.data() : parameter_.data();
+  } else {
+    (mode_.assign ? t.delta : t.weight) = mode_.assign ? delta_.data() : weight_.data();
+  }
+  return {CoefficientsOf(mode_), t};
+}
+
+std::vector<Case::Values> Case::Reference() {
+  const AdamCoefficients c = CoefficientsOf(mode_);
+  std::vector<Values> expected(size_);
+  for (size_t i = 0; i < size_; ++i) {
+    float w = weight_.data()[i];
+    const uint16_t half = parameter_.data()[i];
+    if (mode_.IsHalf() && ToBits(mode_.parameter, w) != half) w = FromBits(mode_.parameter, half);
+    float g = gradient_.data()[i];
+    if (mode_.gradient != Element::kFloat32) g = FromBits(mode_.gradient, half_gradient_.data()[i]);
+    g *= c.clip;
+    if (!mode_.IsDifference()) {
+      if (mode_.decay == Decay::kL2) g += w * c.weight_decay;
+      if (mode_.decay == Decay::kDecoupled) w -= w * c.decoupled_decay;
+    }
+    g *= c.gradient_scale;
+    const float m = moment1_.data()[i] * c.beta1 + (1.0f - c.beta1) * g;
+    const float v = moment2_.data()[i] * c.beta2 + (1.0f - c.beta2) * g * g;
+    const float direction = mode_.nesterov ? m * c.beta1 + (1.0f - c.beta1) * g : m;
+    const float delta = -c.learning_rate * direction / (std::sqrt(v) + c.eps);
+    const float updated = mode_.IsDifference() ? w : w + delta;
+    expected[i] = {updated, mode_.IsDifference() ? delta : 0.0f, m, v,
+                   mode_.IsHalf() ? ToBits(mode_.parameter, updated) : half};
+  }
+  return expected;
+}
+
+std::vector<Case::Values> Case::Untouched() {
+  std::vector<Values> expected(size_);
+  for (size_t i = 0; i < size_; ++i) {
+    const float delta = mode_.IsDifference() ? -0.0f : 0.0f;
+    expected[i] = {weight_.data()[i], delta, moment1_.data()[i], moment2_.data()[i], parameter_.data()[i]};
+  }
+  return expected;
+}
+
+static bool Same(float a, float b) { return BitsOf(a) == BitsOf(b) || (std::isnan(a) && std::isnan(b)); }
+
+static bool SameHalf(Element type, uint16_t a, uint16_t b) {
+  return a == b || (std::isnan(FromBits(type, a)) && std::isnan(FromBits(type, b)));
+}
+
+void Case::Check(const std::vector<Values>& expected, const std::string& what) {
+  const uint16_t* half = mode_.assign && mode_.IsHalf() ? result_.data() : parameter_.data();
+  for (size_t i = 0; i < size_; ++i) {
+    const bool same = Same(weight_.data()[i], expected[i].weight) && Same(delta_.data()[i], expected[i].delta) &&
+                      Same(moment1_.data()[i], expected[i].moment1) && Same(moment2_.data()[i], expected[i].moment2) &&
+                      SameHalf(mode_.parameter, half[i], expected[i].half);
+    Expect(same, what + ", element " + std::to_string(i) + " of " + std::to_string(size_));
+  }
+  const bool intact = weight_.Intact() && delta_.Intact() && moment1_.Intact() && moment2_.Intact() &&
+                      gradient_.Intact() && half_gradient_.Intact() && parameter_.Intact() && result_.Intact();
+  Expect(intact, what + ": written outside of a tensor");
+}
+
+uint64_t Case::Digest(uint64_t digest) {
+  for (size_t i = 0; i < size_; ++i) {
+    for (float value : {weight_.data()[i], moment1_.data()[i], moment2_.data()[i], FromHalf(i)}) {
+      digest = (digest ^ (std::isnan(value) ? 0x7fc00000u : BitsOf(value))) * 1099511628211u;
+    }
+  }
+  return digest;
+}

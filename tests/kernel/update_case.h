@@ -1,0 +1,107 @@
+// One parameter with all tensors of its update, and a scalar reference of the update.
+
+#ifndef MINDSPORE_OFFLOAD_TESTS_KERNEL_UPDATE_CASE_H_
+#define MINDSPORE_OFFLOAD_TESTS_KERNEL_UPDATE_CASE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "../../mindspore_offload/csrc/kernel.h"
+#include "expect.h"
+
+using mindspore_offload::AdamCoefficients;
+using mindspore_offload::BucketItem;
+using mindspore_offload::Element;
+
+uint16_t ToBits(Element type, float value);
+float FromBits(Element type, uint16_t bits);
+
+// A tensor between sentinels, which starts `shift` elements into its memory.
+template <class T>
+class Guarded {
+ public:
+  Guarded(size_t size, size_t shift) : size_(size), shift_(shift), memory_(size + shift + kGuard, Sentinel()) {}
+
+  T* data() { return memory_.data() + shift_; }
+
+  bool Intact() const {
+    for (size_t i = 0; i < memory_.size(); ++i) {
+      const T sentinel = Sentinel();
+      if ((i < shift_ || i >= shift_ + size_) && std::memcmp(&memory_[i], &sentinel, sizeof(T)) != 0) return false;
+    }
+    return true;
+  }
+
+ private:
+  static constexpr size_t kGuard = 24;
+
+  static T Sentinel() {
+    T value;
+    std::memset(&value, 0x5a, sizeof(T));
+    return value;
+  }
+
+  size_t size_, shift_;
+  std::vector<T> memory_;
+};
+
+enum class Decay { kNone, kL2, kDecoupled };
+
+struct Mode {
+  Element parameter, gradient;
+  bool assign;
+  Decay decay;
+  bool nesterov;
+
+  bool IsHalf() const { return parameter != Element::kFloat32; }
+
+  // True if the kernel has no weight and returns a difference.
+  bool IsDifference() const { return assign && !IsHalf(); }
+};
+
+// Every combination.
+std::vector<Mode> AllModes();
+
+std::string NameOf(const Mode& mode, const std::string& isa);
+
+AdamCoefficients CoefficientsOf(const Mode& mode);
+
+class Case {
+ public:
+  Case(const Mode& mode, size_t size, size_t shift, uint64_t seed);
+
+  void SetGradient(Random* random);
+
+  BucketItem Item();
+
+  // All that an update of Item() can write, for one element.
+  struct Values {
+    float weight, delta, moment1, moment2;
+    uint16_t half;
+  };
+
+  // The values after one update.
+  std::vector<Values> Reference();
+
+  // The values after a skipped step.
+  std::vector<Values> Untouched();
+
+  void Check(const std::vector<Values>& expected, const std::string& what);
+
+  // FNV-1a over weights and states. All NaNs count as one: IEEE 754 leaves open which payload an operation on two of
+  // them keeps.
+  uint64_t Digest(uint64_t digest);
+
+ private:
+  float FromHalf(size_t i) { return mode_.IsHalf() ? FromBits(mode_.parameter, parameter_.data()[i]) : 0.0f; }
+
+  Mode mode_;
+  size_t size_;
+  Guarded<float> weight_, delta_, moment1_, moment2_, gradient_;
+  Guarded<uint16_t> half_gradient_, parameter_, result_;
+};
+
+#endif  // MINDSPORE_OFFLOAD_TESTS_KERNEL_UPDATE_CASE_H_
