@@ -11,8 +11,6 @@ from mindspore_offload.coefficients import COLUMNS, PREPARED
 from mindspore_offload.update.gradient import ClipAndDecay
 from mindspore_offload.update.writeback import Write, on_device
 
-_WRITTEN = ("parameter", "moment1", "moment2", "master")
-
 
 def update(bucket, features, writeback):
     """Returns the Cell that updates a bucket. See `mindspore_offload.update`."""
@@ -25,49 +23,56 @@ def norm():
 
 
 class _Update(nn.Cell):
-    """Holds the inputs that both writebacks give to the library."""
+    """Launches the kernel on a bucket.
 
-    def __init__(self, bucket, rows):
+    Args:
+        bucket (Bucket): The bucket.
+        rows (Sequence[int]): The row of coefficients of each of its parameters.
+        function (str): The function of the library.
+        parameters (list[Parameter]): The parameters that the function reads.
+        written (tuple[str]): The roles of the inputs that it writes.
+        shapes, dtypes: Those of its outputs.
+    """
+
+    def __init__(self, bucket, rows, function, parameters, written, shapes, dtypes):
         super().__init__(auto_prefix=False)
+        tensors = bucket.tensors
         self.start, self.stop = bucket.start, bucket.stop
         self.rows = Tensor(np.array(rows, np.int32))
-        self.moment1 = ParameterTuple(each.moment1 for each in bucket.tensors)
-        self.moment2 = ParameterTuple(each.moment2 for each in bucket.tensors)
-        self.masters = ParameterTuple(each.master for each in bucket.tensors if each.master is not None)
+        self.parameters = ParameterTuple(parameters)
+        self.moment1 = ParameterTuple(each.moment1 for each in tensors)
+        self.moment2 = ParameterTuple(each.moment2 for each in tensors)
+        self.masters = ParameterTuple(each.master for each in tensors if each.master is not None)
+        inputs = {
+            "coefficients": 1,
+            "rows": 1,
+            "parameter": len(self.parameters),
+            "moment1": len(tensors),
+            "moment2": len(tensors),
+            "gradient": len(tensors),
+            "master": len(self.masters),
+        }
+        # Keep it in its own attribute. MindSpore misses the side effects of an operation taken from a tuple, and drops
+        # it.
+        self.update = _Operation(function, shapes, dtypes, inputs, written)
+
+    def launch(self, coefficients, parameters, gradients):
+        return self.update(
+            coefficients, self.rows, *parameters, *self.moment1, *self.moment2, *gradients, *self.masters
+        )
 
 
 class _InPlace(_Update):
     """Writes the parameters of a bucket in host memory."""
 
     def __init__(self, bucket):
-        super().__init__(bucket, [each.row for each in bucket.tensors])
-        self.parameters = ParameterTuple(each.parameter for each in bucket.tensors)
-        tensors = len(bucket.tensors)
-        # Keep it in its own attribute. MindSpore misses the side effects of an operation taken from a tuple, and drops
-        # it.
-        self.update = _Operation(
-            "AdamInPlace",
-            (1,),
-            mstype.float32,
-            coefficients=1,
-            rows=1,
-            parameter=tensors,
-            moment1=tensors,
-            moment2=tensors,
-            gradient=tensors,
-            master=len(self.masters),
-        )
+        rows = [each.row for each in bucket.tensors]
+        parameters = [each.parameter for each in bucket.tensors]
+        written = ("parameter", "moment1", "moment2", "master")
+        super().__init__(bucket, rows, "AdamInPlace", parameters, written, (1,), mstype.float32)
 
     def construct(self, coefficients, gradients):
-        return self.update(
-            coefficients,
-            self.rows,
-            *self.parameters,
-            *self.moment1,
-            *self.moment2,
-            *gradients[self.start : self.stop],
-            *self.masters,
-        )
+        return self.launch(coefficients, self.parameters, gradients[self.start : self.stop])
 
 
 class _Assign(_Update):
@@ -81,29 +86,21 @@ class _Assign(_Update):
         tensors = bucket.tensors
         decays = [each.has_decay and each.master is None for each in tensors]
         has_penalty = [decay and not features.decoupled for decay in decays]
-        super().__init__(bucket, range(len(tensors)) if any(has_penalty) else [each.row for each in tensors])
-        self.row_of = tuple(each.row for each in tensors)
-        self.parameters = ParameterTuple(each.parameter for each in tensors)
-        self.halves = ParameterTuple(each.parameter for each in tensors if each.master is not None)
-        # MindSpore takes an output of shape () for a number, so declare it as (1,).
-        shapes = tuple(tuple(parameter.shape) or (1,) for parameter in self.parameters)
-        dtypes = tuple(parameter.dtype for parameter in self.parameters)
-        self.update = _Operation(
+        row_of = [each.row for each in tensors]
+        super().__init__(
+            bucket,
+            range(len(tensors)) if any(has_penalty) else row_of,
             "AdamAssign",
-            shapes,
-            dtypes,
-            coefficients=1,
-            rows=1,
-            moment1=len(tensors),
-            moment2=len(tensors),
-            gradient=len(tensors),
-            half=len(self.halves),
-            master=len(self.masters),
+            [each.parameter for each in tensors if each.master is not None],
+            ("moment1", "moment2", "master"),
+            # MindSpore takes an output of shape () for a number, so declare it as (1,).
+            tuple(tuple(each.parameter.shape) or (1,) for each in tensors),
+            tuple(each.parameter.dtype for each in tensors),
         )
-
         self.some_decay, self.some_penalty, self.has_penalty = any(decays), any(has_penalty), tuple(has_penalty)
+        self.row_of, self.gathered_rows = tuple(row_of), Tensor(np.array(row_of, np.int32))
+        self.weights = ParameterTuple(each.parameter for each in tensors)
         self.clip_and_decay = ClipAndDecay(features.clip, True, on_device)
-        self.gathered_rows = Tensor(np.array(self.row_of, np.int32))
         self.is_prepared = Tensor(np.array([[own and column in PREPARED for column in COLUMNS] for own in has_penalty]))
         self.prepared = Tensor(np.array([[PREPARED.get(column, 0) for column in COLUMNS]] * len(tensors), np.float32))
         self.writes = nn.CellList(
@@ -118,14 +115,11 @@ class _Assign(_Update):
             rows = host.map_(F.partial(_pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
         if self.some_penalty:
             gradients = host.map_(
-                F.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.parameters
+                F.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.weights
             )
             coefficients = host.gather(coefficients, self.gathered_rows, 0)
             coefficients = host.select(self.is_prepared, self.prepared, coefficients)
-        results = self.update(
-            coefficients, self.rows, *self.moment1, *self.moment2, *gradients, *self.halves, *self.masters
-        )
-        return host.map_(_write, self.writes, results, rows)
+        return host.map_(_write, self.writes, self.launch(coefficients, self.parameters, gradients), rows)
 
 
 class _Norm(nn.Cell):
@@ -145,25 +139,27 @@ class _Operation(ops.Custom):
     Args:
         function (str): The function's name.
         shapes, dtypes: Those of the output, or tuples of them for several outputs.
-        inputs (dict[str, int]): The roles of the inputs, in their order, and the number of tensors of each. It may be
-            left out if none is written.
+        inputs (Optional[dict[str, int]]): The roles of the inputs, in their order, and the number of tensors of each.
+            Needed only if some are written.
+        written (tuple[str]): The roles of the inputs that are written.
     """
 
     # On Ascend, "aot" means an Ascend C operator. Ours always runs on the host, so this stays False.
     is_ascend_c = property(lambda self: False, lambda self, value: None)
 
-    def __init__(self, function, shapes, dtypes, **inputs):
+    def __init__(self, function, shapes, dtypes, inputs=None, written=()):
         super().__init__(f"{native_library.PATH}:{function}", lambda *_: shapes, lambda *_: dtypes, "aot")
         if isinstance(dtypes, tuple):
             self.add_prim_attr("multi_output", True)
-        if inputs:
+        if inputs is not None:
             self.set_signatures(
                 tuple(
-                    sig.make_sig(f"{role}_{i}", sig.sig_rw.RW_WRITE if role in _WRITTEN else sig.sig_rw.RW_READ)
+                    sig.make_sig(f"{role}_{i}", sig.sig_rw.RW_WRITE if role in written else sig.sig_rw.RW_READ)
                     for role, count in inputs.items()
                     for i in range(count)
                 )
             )
+        if written:
             self.add_prim_attr("side_effect_mem", True)
         host.place(self)
 
