@@ -1,4 +1,4 @@
-"""Finds the native library, and explains what to do where it can't be used."""
+"""Loads the native library, and explains what to do if it can't be used."""
 
 import ctypes
 import functools
@@ -16,20 +16,23 @@ _REBUILD = "install a C++ compiler (g++ or clang++) and reinstall mindspore_offl
 
 
 class NativeLibraryError(RuntimeError):
-    """The native library can't be used here; the text says why and what to do."""
+    """The native library can't be used on this machine. The text says why, and what to do."""
 
 
 @functools.cache
 def load():
-    """The native library as a `ctypes.CDLL`, ready to use.
+    """Loads the native library and sets its instruction set and its number of threads.
 
-    Its instruction set and its number of threads are then those that the environment asks for: MINDSPORE_OFFLOAD_ISA,
-    else the best that this machine runs; MINDSPORE_OFFLOAD_THREADS, else OMP_NUM_THREADS, else the cores that this
-    process may use: its affinity and its container's limit, shared with the other workers of `msrun`.
+    - Instruction set: MINDSPORE_OFFLOAD_ISA, else the best that this machine runs.
+    - Threads: MINDSPORE_OFFLOAD_THREADS, else OMP_NUM_THREADS, else the cores that this process may use by its affinity
+      and its container's limit, shared with the other workers of `msrun`.
+
+    Returns:
+        ctypes.CDLL.
 
     Raises:
-        NativeLibraryError: If it is missing, is not for this machine, is outside MindSpore's white list, or if one of
-            its environment variables has a value that can't be honoured.
+        NativeLibraryError: If the library is missing, was built for another machine or is outside MindSpore's white
+            list, or if one of its environment variables has a value that can't be honoured.
     """
     if platform.system() != "Linux":
         raise NativeLibraryError(f"the native library runs on Linux only, but this is {platform.system()}")
@@ -54,42 +57,44 @@ def load():
 
 def _set_isa(library):
     name = os.environ.get("MINDSPORE_OFFLOAD_ISA")
-    if name and not library.MindsporeOffloadSetIsa(name.encode()):
+    if name and not library.MindsporeOffloadSetIsa(os.fsencode(name)):
         supported = library.MindsporeOffloadSupportedIsas().decode().split()
         raise NativeLibraryError(
             f"the environment variable MINDSPORE_OFFLOAD_ISA must be one of {supported} on this machine, "
-            f"but it is {name!r}; set it to one of them or unset it"
+            f"but it is {name!r:.60}; set it to one of them or unset it"
         )
 
 
 def _set_threads(library):
-    """The library itself can't read OMP_NUM_THREADS: MindSpore sets it to 1 in the process, unseen by os.environ."""
+    """Sets the number of threads from Python's copy of the environment.
+
+    The library must not read OMP_NUM_THREADS itself: MindSpore sets it to 1 in the process, but not in os.environ.
+    """
     name = "MINDSPORE_OFFLOAD_THREADS"
-    wanted = os.environ.get(name)
-    if wanted and not _is_thread_count(wanted):
+    text = os.environ.get(name)
+    threads = _thread_count(text or "")
+    if text and not threads:
         raise NativeLibraryError(
-            f"the environment variable {name} must be a whole number from 1 to {MAX_THREADS}, but it is {wanted!r}; "
-            f"set it to one or unset it"
+            f"the environment variable {name} must be a whole number from 1 to {MAX_THREADS}, but it is {text!r:.60}; "
+            f"set it to such a number or unset it"
         )
-    # A worker of `msrun` inherits the 1 that MindSpore has set in that; nobody asked for it.
-    inherited = "1" if _is_worker() else None
     openmp = os.environ.get("OMP_NUM_THREADS", "")
-    wanted = wanted or (openmp if openmp != inherited else "")
-    if not _is_thread_count(wanted):  # OMP_NUM_THREADS may also be a list, which is not for us
-        wanted = max(1, machine.allowed_cores() // _local_workers())
-    library.MindsporeOffloadSetThreads(int(wanted))
+    # A worker of `msrun` inherits the 1 that MindSpore sets in its parent. The user did not ask for it.
+    if not threads and not (_is_worker() and openmp == "1"):
+        threads = _thread_count(openmp)  # None for a list, which OpenMP allows
+    library.MindsporeOffloadSetThreads(threads or max(1, machine.allowed_cores() // _local_workers()))
 
 
 def _is_worker():
-    """Whether `msrun` started this process."""
+    """True if `msrun` started this process."""
     return os.environ.get("MS_ROLE") == "MS_WORKER"
 
 
 def _local_workers():
-    """How many workers `msrun` started on this machine: they share its cores. 1 without msrun.
+    """Returns how many workers `msrun` started on this machine; they share its cores. 1 without msrun.
 
-    They are counted by the device that each is given on this machine, because the process that shows the log of a
-    worker has the environment of that worker.
+    Counts the device ids of the parent's children, not the children: the process that shows the log of a worker has the
+    environment of that worker.
     """
     if not _is_worker():
         return 1
@@ -104,15 +109,20 @@ def _local_workers():
     return max(1, len(devices))
 
 
-def _is_thread_count(text):
-    return text.isdecimal() and 1 <= int(text) <= MAX_THREADS
+def _thread_count(text):
+    """Returns the number of threads that `text` asks for; None if it is no whole number from 1 to MAX_THREADS."""
+    digits = text.strip().lstrip("0")
+    if not digits.isdecimal() or len(digits) > len(str(MAX_THREADS)):  # Python refuses to read thousands of digits
+        return None
+    return int(digits) if int(digits) <= MAX_THREADS else None
 
 
 def _check_white_list():
-    """MindSpore loads no library from outside this folder, and says so in words that don't help."""
+    """Refuses a white list without our library. MindSpore refuses it too, but does not say what to do."""
     allowed = os.environ.get("MS_CUSTOM_AOT_WHITE_LIST")
-    if allowed is not None and not PATH.is_relative_to(Path(allowed).resolve()):
+    # As MindSpore resolves it. Unlike Path.resolve, this raises nothing, for a loop of symbolic links for example.
+    if allowed is not None and not PATH.is_relative_to(os.path.realpath(allowed)):
         raise NativeLibraryError(
-            f"MS_CUSTOM_AOT_WHITE_LIST is '{allowed}', which does not hold {PATH}; set it to "
+            f"MS_CUSTOM_AOT_WHITE_LIST is {allowed!r:.200}, which does not hold {PATH}; set it to "
             f"'{PATH.parent}' or unset it"
         )

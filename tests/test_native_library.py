@@ -1,4 +1,4 @@
-"""Where the native library can't be used, "auto" says so once and trains, and "native" says what to do."""
+"""Without the native library, "auto" warns once and trains, and "native" raises an error that says what to do."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ BROKEN = {
 
 @pytest.fixture(params=BROKEN)
 def broken_library(request, fresh_library, tmp_path):
-    """Puts a library that can't be used in the place of ours; gives what the message has to say of it."""
+    """Replaces our library by one that can't be used. Returns what the message must contain."""
     spoil, message = BROKEN[request.param]
     path = tmp_path / "libmindspore_offload.so"
     spoil(path)
@@ -75,7 +75,7 @@ def test_native_says_what_to_do(broken_library):
         AdamOffload(one_parameter(), host_kernel="native")
 
 
-def test_stock_does_not_ask(broken_library):
+def test_stock_needs_no_library(broken_library):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AdamOffload(one_parameter(), host_kernel="stock")
@@ -88,13 +88,38 @@ def test_stock_does_not_ask(broken_library):
         ("MINDSPORE_OFFLOAD_THREADS", "0", "must be a whole number from 1 to 1024, but it is '0'"),
         ("MINDSPORE_OFFLOAD_THREADS", "two", "must be a whole number from 1 to 1024, but it is 'two'"),
         ("MS_CUSTOM_AOT_WHITE_LIST", "/nowhere", "MS_CUSTOM_AOT_WHITE_LIST is '/nowhere'.*unset it"),
+        # The environment holds bytes. Python shows those that are no text as surrogates.
+        ("MINDSPORE_OFFLOAD_ISA", "avx2\udcff", r"must be one of .* but it is 'avx2\\udcff'"),
+        ("MINDSPORE_OFFLOAD_ISA", "x" * 100_000, "must be one of .* but it is 'x{1,100}; set it"),
+        ("MINDSPORE_OFFLOAD_THREADS", "\udcff", r"must be a whole number .* but it is '\\udcff'"),
+        ("MINDSPORE_OFFLOAD_THREADS", "9" * 100_000, "must be a whole number .* but it is '9{1,100}; set it"),
+        ("MS_CUSTOM_AOT_WHITE_LIST", "/\udcff", r"MS_CUSTOM_AOT_WHITE_LIST is '/\\udcff'.*unset it"),
+        ("MS_CUSTOM_AOT_WHITE_LIST", "/" + "x" * 100_000, "MS_CUSTOM_AOT_WHITE_LIST is '/x{1,200}, which.*unset it"),
+        ("MS_CUSTOM_AOT_WHITE_LIST", "loop", "MS_CUSTOM_AOT_WHITE_LIST is 'loop'.*unset it"),
     ],
-    ids=["isa", "no-threads", "threads-in-words", "white-list"],
+    ids=[
+        "isa",
+        "no-threads",
+        "threads-in-words",
+        "white-list",
+        "isa-of-bytes",
+        "long-isa",
+        "threads-of-bytes",
+        "threads-of-many-digits",
+        "white-list-of-bytes",
+        "long-white-list",
+        "white-list-in-a-loop",
+    ],
 )
-def test_a_setting_that_cannot_be_honoured_is_an_error(name, value, message, fresh_library):
+def test_a_setting_that_cannot_be_honoured_is_an_error(name, value, message, fresh_library, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    fresh_library.chdir(tmp_path)
     fresh_library.setenv(name, value)
     with pytest.raises(RuntimeError, match=message):
         AdamOffload(one_parameter(), host_kernel="native")
+    fresh_library.setattr(host_operation, "_warned", set())
+    with pytest.warns(RuntimeWarning, match=message):
+        AdamOffload(one_parameter(), host_kernel="auto")
 
 
 @pytest.mark.parametrize(
@@ -102,13 +127,26 @@ def test_a_setting_that_cannot_be_honoured_is_an_error(name, value, message, fre
     [
         ({"MINDSPORE_OFFLOAD_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
         ({"OMP_NUM_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": " 5 "}, 5),
+        ({"MINDSPORE_OFFLOAD_THREADS": "0" * 5000 + "3"}, 3),
         ({"OMP_NUM_THREADS": "4,2"}, len(os.sched_getaffinity(0))),
+        ({"OMP_NUM_THREADS": "9" * 5000}, len(os.sched_getaffinity(0))),
+        ({"OMP_NUM_THREADS": "\udcff"}, len(os.sched_getaffinity(0))),
         ({}, len(os.sched_getaffinity(0))),
     ],
-    ids=["own", "openmp", "openmp-list", "affinity"],
+    ids=[
+        "own",
+        "openmp",
+        "openmp-with-spaces",
+        "leading-zeros",
+        "openmp-list",
+        "openmp-of-many-digits",
+        "openmp-of-bytes",
+        "affinity",
+    ],
 )
 def test_number_of_threads(settings, threads):
-    """In a process of its own: the number of cores is read when the library is loaded."""
+    """In a new process: the number of cores is read when the library is loaded."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_THREADS")}
     program = "from mindspore_offload import native_library; print(native_library.load().MindsporeOffloadThreads())"
     output = subprocess.run(
@@ -123,7 +161,7 @@ def test_instruction_set_can_be_forced(fresh_library):
 
 
 def test_installs_and_trains_without_a_compiler(tmp_path):
-    """The wheel of a machine without a compiler has no library and says so; with it, `auto` trains with a warning."""
+    """A wheel built without a compiler has no library and says so; `auto` then trains with a warning."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(SOURCE_TREE / name, tmp_path)
     no_builds = shutil.ignore_patterns("*.so", "__pycache__")
@@ -181,7 +219,7 @@ def test_the_limit_of_a_container(files, threads, tmp_path, fresh_library):
     assert native_library.load().MindsporeOffloadThreads() == threads
 
 
-# As `msrun` starts its workers: children of one process, which have their role in the environment.
+# Starts workers as `msrun` does: children of one process, with their role in the environment.
 START_WORKERS = """
 import os, subprocess, sys
 code = '''
