@@ -150,6 +150,31 @@ def test_no_checkpoint_is_refused():
         convert_adam_weight_decay("saved.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("global_step", "shown"),
+    [([-1], r"\[-1\]"), (np.zeros(0), r"\[\]"), ([3, 4], r"\[3, 4\]"), (np.float32([2.5]), r"\[2.5\]")],
+    ids=["negative", "empty", "two", "fraction"],
+)
+def test_a_global_step_that_counts_no_steps_is_refused(global_step, shown):
+    dtype = None if np.asarray(global_step).dtype == np.float32 else ms.int32
+    checkpoint = {
+        "adam_m.w": Parameter(Tensor(np.ones(3, np.float32)), name="adam_m.w"),
+        "global_step": Parameter(Tensor(global_step, dtype), name="global_step"),
+    }
+    with pytest.raises(ValueError, match=rf"'global_step' in .* one whole number of at least 0, but got {shown}"):
+        convert_adam_weight_decay(checkpoint)
+
+
+@pytest.mark.parametrize("betas", [{"beta1": 1.0}, {"beta2": 0.0}, {"beta2": float("nan")}], ids=str)
+def test_a_beta_of_no_optimizer_is_refused(betas):
+    checkpoint = {
+        "adam_m.w": Parameter(Tensor(np.ones(3, np.float32)), name="adam_m.w"),
+        "global_step": Parameter(Tensor([3], ms.int32), name="global_step"),
+    }
+    with pytest.raises(ValueError, match=f"'{next(iter(betas))}' must be between 0 and 1"):
+        convert_adam_weight_decay(checkpoint, **betas)
+
+
 def test_a_checkpoint_of_a_net_alone_is_refused():
     net = {"net.w": Parameter(Tensor(np.ones(3, np.float32)), name="net.w")}
     with pytest.raises(ValueError, match=r"'parameter_dict' must hold 'global_step'.* but got \['net.w'\]"):

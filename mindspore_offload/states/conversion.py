@@ -1,4 +1,4 @@
-"""Checkpoints of optimizers whose states have other names."""
+"""Converts checkpoints of optimizers whose states have other names."""
 
 import warnings
 
@@ -10,23 +10,26 @@ _NAMES = {"adam_m": "moment1", "adam_v": "moment2"}
 
 
 def convert_adam_weight_decay(parameter_dict, beta1=0.9, beta2=0.999):
-    """A checkpoint of `mindspore.nn.AdamWeightDecay` in the form that `AdamWOffload` loads.
+    """Converts a checkpoint of `mindspore.nn.AdamWeightDecay` into one that `AdamWOffload` loads.
 
-    The moments of both are the same, under other names. `nn.AdamWeightDecay` does not correct their bias, so it has no
-    powers of the betas: they are computed from `global_step`, as if it had. Where it is small, the first steps after
-    this differ from those that `nn.AdamWeightDecay` would take, by up to the missing correction.
+    Both optimizers have the same moments, under different names. `nn.AdamWeightDecay` does not correct their bias, so
+    it saves no powers of the betas. They are computed from `global_step`. If that is small, the first steps of
+    `AdamWOffload` differ from those of `nn.AdamWeightDecay` by the bias correction.
 
     Args:
-        parameter_dict (dict[str, Parameter]): What `mindspore.load_checkpoint` returns. It is left as it is.
-        beta1 (float): That of the optimizer that is going to load it. Default: ``0.9`` .
-        beta2 (float): Likewise. Default: ``0.999`` .
+        parameter_dict (dict[str, Parameter]): A checkpoint, as `mindspore.load_checkpoint` returns it. It is not
+            changed.
+        beta1 (float): The decay rate of the first moment with which the checkpoint was trained, between 0 and 1.
+            Default: ``0.9`` .
+        beta2 (float): The decay rate of the second moment, likewise. Default: ``0.999`` .
 
     Returns:
         dict[str, Parameter], for `mindspore.load_param_into_net`.
 
     Raises:
         TypeError: If `parameter_dict` is not a dict.
-        ValueError: If there is no `global_step` in it, or no state of `nn.AdamWeightDecay`.
+        ValueError: If `parameter_dict` has no `global_step` or no state of `nn.AdamWeightDecay`, if its `global_step`
+            is not one whole number of at least 0, or if `beta1` or `beta2` is not between 0 and 1.
 
     Examples:
         >>> import mindspore as ms
@@ -53,6 +56,13 @@ def convert_adam_weight_decay(parameter_dict, beta1=0.9, beta2=0.999):
             f"'adam_m.<parameter>' and 'adam_v.<parameter>', but got {sorted(parameter_dict)[:5]} and others; give it "
             f"the checkpoint of an nn.AdamWeightDecay, not of a net alone. Those of nn.Adam load as they are."
         )
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 < beta < 1:
+            raise ValueError(
+                f"For 'convert_adam_weight_decay', the argument '{name}' must be between 0 and 1, but got {beta!r}; "
+                f"give the one with which the checkpoint was trained."
+            )
+    steps = _step_count(parameter_dict["global_step"])
     warnings.warn(
         "nn.AdamWeightDecay does not correct the bias of its moments, and AdamWOffload does: the first steps after "
         "loading this checkpoint may be larger or smaller than those that nn.AdamWeightDecay would have taken.",
@@ -64,11 +74,20 @@ def convert_adam_weight_decay(parameter_dict, beta1=0.9, beta2=0.999):
         prefix, _, rest = name.partition(".")
         if prefix in _NAMES:
             name = f"{_NAMES[prefix]}.{rest}"
-            # Those of 16-bit parameters are of 16 bits.
+            # nn.AdamWeightDecay keeps the moments of 16-bit parameters in 16 bits.
             parameter = Parameter(parameter.value().astype(mstype.float32), name=name)
         converted[name] = parameter
-    steps = int(parameter_dict["global_step"].asnumpy().reshape(-1)[0])
     for name, beta in (("beta1_power", beta1), ("beta2_power", beta2)):
         power = np.array([float(np.float32(beta)) ** steps], np.float32)
         converted[name] = Parameter(Tensor(power, mstype.float32), name=name)
     return converted
+
+
+def _step_count(global_step):
+    values = global_step.asnumpy()
+    if values.size != 1 or values.dtype.kind not in "iu" or values.item() < 0:
+        raise ValueError(
+            f"For 'convert_adam_weight_decay', 'global_step' in the argument 'parameter_dict' must be one whole number "
+            f"of at least 0, but got {values.tolist()!r:.60}; the checkpoint is damaged or of another optimizer."
+        )
+    return values.item()
