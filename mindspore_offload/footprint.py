@@ -1,15 +1,16 @@
-"""How many bytes a training with Adam takes, and where: a calculation, in which nothing of that size is allocated."""
+"""Calculates how many bytes training with Adam needs, and where. Nothing of that size is allocated."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-MOMENTS, MASTER = 8, 4  # bytes an element, float32
+MOMENTS, MASTER = 8, 4  # bytes per element, float32
+MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
 
 
 class Size(NamedTuple):
-    """A parameter, as far as its bytes go."""
+    """Name, number of elements and dtype of a parameter."""
 
     name: str
     size: int
@@ -18,20 +19,20 @@ class Size(NamedTuple):
 
 @dataclass
 class Footprint:
-    """What one optimizer takes on each device, and for each device on the host, in bytes.
+    """Bytes that one optimizer needs on each device, and on the host for each device.
 
     Attributes:
-        optimizer (str): Its name.
-        refused (str): Why it can't train these parameters; empty if it can.
-        device_weights, device_gradients, device_states (int): On the device. The gradients are counted as if all were
-            there at once, which is the most that they can take.
-        host_states (int): On the host: moments, and the float32 masters of 16-bit parameters.
-        host_others (int): On the host too: gradients that wait for their norm; where the device is the CPU, weights
-            and gradients.
-        to_host, to_device (int): What crosses the link in a step.
-        host_traffic (int): What a step reads and writes in host memory, what crosses the link included.
-        seconds (float): Of the update, at the speeds that were given and with nothing at the same time. None where a
-            speed is unknown, or where the device computes the update.
+        optimizer (str): Name of the optimizer.
+        refused (str): The reason why it can't train these parameters; empty if it can.
+        device_weights, device_gradients, device_states (int): Bytes on the device. The gradients are counted as if all
+            existed at once, which is the maximum.
+        host_states (int): Bytes of the states on the host: moments, and float32 masters of 16-bit parameters.
+        host_others (int): Other bytes on the host: gradients that wait for their norm; weights and gradients if the
+            device is the CPU.
+        to_host, to_device (int): Bytes that cross the link in a step.
+        host_traffic (int): Bytes that a step reads and writes in host memory, transfers included.
+        seconds (float): Time of the update at the given speeds, without overlap. None if a speed is unknown or if the
+            device computes the update.
     """
 
     optimizer: str
@@ -69,41 +70,45 @@ def estimate(
     link_gb_s=None,
     host_gb_s=None,
 ):
-    """The bytes and the time of an update by this package, by `mindspore.nn.AdamOffload` and by `mindspore.nn.Adam`.
+    """Estimates the bytes and the time of an update for this package and for Adam elsewhere.
 
-    Activations, and what MindSpore itself needs, come on top. So do the gradients and results of one bucket on the
-    host: at most 32 MiB of each, or the largest tensor.
+    The others are `mindspore.nn.AdamOffload`, `mindspore.nn.Adam`, and an Adam on the device that keeps float32 moments
+    and float32 masters there. MindSpore has no such Adam: it is listed for comparison.
+
+    Activations and MindSpore's own memory come on top. So do the gradients and results of one bucket on the host: at
+    most 32 MiB of each, or the largest tensor.
 
     Args:
-        parameters (Union[int, float, Iterable[Parameter]]): Their number, or the parameters themselves: anything that
-            has `size` and `dtype`. A number counts as one large parameter.
-        dtype (str): ``"float32"``, ``"float16"`` or ``"bfloat16"``: what the parameters are to be. Default: ``None`` ,
-            as they are, and float32 for a number.
+        parameters (Union[int, float, Iterable[Parameter]]): The number of parameters, or the parameters themselves:
+            any objects with `size` and `dtype`. A number counts as one large parameter.
+        dtype (str): The dtype that the parameters are trained in: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+            Default: ``None`` , the dtype that they have, and float32 for a number.
 
     Keyword Args:
-        writeback (str): ``"assign"`` for an accelerator with memory of its own, ``"in_place"`` for the CPU as the
-            device. Default: ``"assign"`` .
-        max_grad_norm (float), skip_nonfinite (bool), min_offload_size (int): As of the optimizer. With one of the first
-            two, all gradients wait on the host for their norm. Default: ``None`` , ``False`` , ``0`` .
-        devices (int): How many devices share the host's memory and its speed, each with these parameters and an
-            optimizer of its own. Default: ``1`` .
-        link_gb_s (float): Speed of each device's link, in 1e9 bytes a second. Default: ``None`` , unknown.
-        host_gb_s (float): Speed of host memory, in 1e9 bytes a second. Default: ``None`` , unknown.
+        writeback (str): ``"assign"`` for an accelerator with its own memory, ``"in_place"`` if the device is the CPU.
+            Default: ``"assign"`` .
+        max_grad_norm (float), skip_nonfinite (bool), min_offload_size (int): Arguments of the optimizer. With one of
+            the first two, all gradients wait on the host for their norm. A `min_offload_size` needs the parameters
+            themselves. Default: ``None`` , ``False`` , ``0`` .
+        devices (int): Number of devices that share the host's memory and its speed. Each has these parameters and its
+            own optimizer. Default: ``1`` .
+        link_gb_s (float): Speed of each device's link, in 1e9 bytes per second. Default: ``None`` , unknown.
+        host_gb_s (float): Speed of host memory, in 1e9 bytes per second. Default: ``None`` , unknown.
 
     Returns:
         tuple[Footprint], in the order above.
 
     Raises:
         TypeError: If `parameters` is neither a number nor iterable, or a dtype is not one of the three.
-        ValueError: If `writeback` is unknown, `min_offload_size` is less than 0, or another number is not greater
-            than 0.
+        ValueError: If `writeback` is unknown, if a number is out of its range, or if `min_offload_size` is given with a
+            number of parameters.
 
     Examples:
         >>> from mindspore_offload import estimate
         >>>
-        >>> ours, offload, adam = estimate(7e9, "bfloat16")
-        >>> ours.device_states, ours.host_states, adam.device_states
-        (0, 84000000000, 28000000000)
+        >>> ours, offload, adam, adam_float32 = estimate(7e9, "bfloat16")
+        >>> ours.device_states, ours.host_states, adam.device_states, adam_float32.device_states
+        (0, 84000000000, 28000000000, 84000000000)
     """
     sizes = _sizes(parameters, dtype)
     if writeback not in ("assign", "in_place"):
@@ -112,18 +117,31 @@ def estimate(
         )
     positive = {"max_grad_norm": max_grad_norm, "devices": devices, "link_gb_s": link_gb_s, "host_gb_s": host_gb_s}
     for name, value in positive.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"For 'estimate', the argument '{name}' must be greater than 0, but got {value!r}.")
+        if value is not None and not 0 < value <= MOST:
+            raise ValueError(
+                f"For 'estimate', the argument '{name}' must be greater than 0 and at most {MOST:g}, but got "
+                f"{value!r:.60}."
+            )
     if min_offload_size < 0:
         raise ValueError(
             f"For 'estimate', the argument 'min_offload_size' must be at least 0, but got {min_offload_size!r}."
+        )
+    if min_offload_size and isinstance(parameters, (int, float)):
+        raise ValueError(
+            f"For 'estimate', the argument 'min_offload_size' must be 0 for a number of parameters, but got "
+            f"{min_offload_size!r}; give the parameters themselves, which have sizes."
         )
     ours = _offloaded("AdamOffload", sizes, min_offload_size, max_grad_norm is not None or skip_nonfinite)
     if all(size.dtype == "float32" for size in sizes):
         stock = _offloaded("nn.AdamOffload", sizes)
     else:
-        stock = Footprint("nn.AdamOffload", refused="it takes float32 parameters only")
-    footprints = (ours, stock, _on_device("nn.Adam", sizes))
+        stock = Footprint("nn.AdamOffload", refused="trains float32 parameters only")
+    footprints = (
+        ours,
+        stock,
+        _on_device("nn.Adam", sizes),
+        _on_device("Adam, float32 states", sizes, has_masters=True),
+    )
     for footprint in footprints:
         if writeback == "in_place":
             _move_to_host(footprint)
@@ -132,19 +150,22 @@ def estimate(
 
 
 def _sizes(parameters, dtype):
-    """The parameters as Sizes, of `dtype` if it is given."""
+    """Returns the parameters as Sizes, of `dtype` if it is given."""
     if dtype is not None and dtype not in BYTES:
         raise TypeError(
             f"For 'estimate', the argument 'dtype' must be None or one of {list(BYTES)}, but got {dtype!r}."
         )
     if isinstance(parameters, (int, float)):
-        if not parameters >= 1 or parameters != int(parameters):
-            raise ValueError(f"For 'estimate', the argument 'parameters' must be at least 1, but got {parameters!r}.")
+        if not 1 <= parameters <= MOST or parameters != int(parameters):
+            raise ValueError(
+                f"For 'estimate', the argument 'parameters' must be a whole number from 1 to {MOST:g}, "
+                f"but got {parameters!r}."
+            )
         parameters = [Size("all", int(parameters), dtype or "float32")]
     if isinstance(parameters, str) or not isinstance(parameters, Iterable):
         raise TypeError(
             f"For 'estimate', the argument 'parameters' must be a number or parameters, but got {parameters!r:.60} of "
-            f"type {type(parameters).__name__}; of a net, give net.trainable_params()."
+            f"type {type(parameters).__name__}; for a net, give net.trainable_params()."
         )
     sizes = [Size(getattr(p, "name", ""), p.size, dtype or str(p.dtype).lower()) for p in parameters]
     for size in sizes:
@@ -157,11 +178,15 @@ def _sizes(parameters, dtype):
 
 
 def _offloaded(name, sizes, min_offload_size=0, gradients_wait=False):
-    """States on the host. The link has the gradient and the result, and of 16 bits the parameter, as it may change."""
+    """Returns the footprint of states on the host.
+
+    The gradient and the result cross the link. A 16-bit parameter crosses it too: it may have been changed outside the
+    optimizer, and its master must follow.
+    """
     total = Footprint(name)
     for size in sizes:
         own = BYTES[size.dtype] * size.size
-        states = (MOMENTS + (0 if size.dtype == "float32" else MASTER)) * size.size
+        states = _state_bytes(size)
         total.device_weights += own
         total.device_gradients += own
         if gradients_wait:
@@ -169,7 +194,7 @@ def _offloaded(name, sizes, min_offload_size=0, gradients_wait=False):
             total.host_traffic += own
         if size.size < min_offload_size:
             total.device_states += states
-            if gradients_wait:  # the norm is that of all gradients
+            if gradients_wait:  # the norm is the one of all gradients
                 total.to_host += own
                 total.host_traffic += own
             continue
@@ -177,19 +202,25 @@ def _offloaded(name, sizes, min_offload_size=0, gradients_wait=False):
         to_host = own if size.dtype == "float32" else 2 * own
         total.to_host += to_host
         total.to_device += own
-        # The kernel reads and writes the states, and what crosses the link is written once and read once.
+        # The kernel reads and writes the states. What crosses the link is written once and read once.
         total.host_traffic += 2 * states + 2 * (to_host + own)
     return total
 
 
-def _on_device(name, sizes):
-    """Moments in the dtype of their parameter, beside it, and no masters."""
+def _on_device(name, sizes, has_masters=False):
+    """Returns the footprint of states on the device: moments in the dtype of the parameter, or float32 with masters."""
     own = sum(BYTES[size.dtype] * size.size for size in sizes)
-    return Footprint(name, device_weights=own, device_gradients=own, device_states=2 * own)
+    states = sum(_state_bytes(size) for size in sizes) if has_masters else 2 * own
+    return Footprint(name, device_weights=own, device_gradients=own, device_states=states)
+
+
+def _state_bytes(size):
+    """Returns the bytes of float32 moments, and of the float32 master of a 16-bit parameter."""
+    return (MOMENTS + (0 if size.dtype == "float32" else MASTER)) * size.size
 
 
 def _move_to_host(footprint):
-    """The device is the CPU: nothing crosses a link, and weights, gradients and all states are in host memory.
+    """Adapts a footprint to the CPU as the device: all of it is in host memory, and nothing crosses a link.
 
     A gradient that waits for the norm is read twice.
     """

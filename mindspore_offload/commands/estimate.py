@@ -1,89 +1,154 @@
-"""``estimate``: will it fit, in a table of bytes and of the least time that they take."""
+"""``estimate``: prints how many bytes training needs, where, and how long an update takes at least."""
 
+import argparse
 import dataclasses
+import decimal
 import json
 
 from mindspore_offload import machine, native_library
 from mindspore_offload.commands import sizes
+from mindspore_offload.commands.errors import CommandError
 from mindspore_offload.commands.options import positive, whole_number, whole_number_or_0
-from mindspore_offload.footprint import BYTES, estimate
+from mindspore_offload.footprint import BYTES, MOST, estimate
 
-HELP = "the bytes that a model's training takes on accelerator, host and link, by optimizer and dtype"
+HELP = "the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
 
-LINK_GB_S = 25.0  # what PCI Express 4.0 with 16 lanes gives in practice
+LINK_GB_S = 25.0  # PCI Express 4.0 with 16 lanes, in practice
+SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+MULTIPLES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+BYTE_UNITS = ((1, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
+TIME_UNITS = ((1e-9, "ns"), (1e-6, "us"), (1e-3, "ms"), (1, "s"))
 
 
 def add_options(parser):
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--params", type=whole_number, metavar="N", help="number of parameters, as 7e9")
-    source.add_argument("--checkpoint", metavar="FILE", help="a .ckpt of MindSpore, or a .safetensors, of the model")
-    source.add_argument("--net", metavar="MODULE:FUNCTION", help="what returns the net; may be SCRIPT.py:FUNCTION")
+    source.add_argument(
+        "--params", type=_parameter_count, metavar="N", help="the number of parameters, for example 7e9, 7B or 350M"
+    )
+    source.add_argument(
+        "--checkpoint", metavar="FILE", help="a checkpoint of the model: a .ckpt of MindSpore or a .safetensors file"
+    )
+    source.add_argument(
+        "--net",
+        metavar="MODULE:FUNCTION",
+        help="a function that returns the net; SCRIPT.py:FUNCTION works too. It is called without arguments",
+    )
     parser.add_argument(
-        "--dtype", choices=BYTES, help="of the parameters (default: as they are; of a number, all three in turn)"
+        "--dtype",
+        type=lambda text: SHORT_DTYPES.get(text, text),
+        choices=BYTES,
+        help="train the parameters in this dtype; fp32, fp16 and bf16 are short names "
+        "(default: the dtype that they have; with --params, a table for each dtype)",
     )
     parser.add_argument(
         "--writeback",
         choices=("assign", "in_place"),
         default="assign",
-        help="in_place where the device is the CPU (default: %(default)s)",
+        help="how updates reach the parameters; choose in_place if the device is the CPU (default: %(default)s)",
     )
-    parser.add_argument("--max-grad-norm", type=positive, metavar="X", help="as the optimizer's argument")
-    parser.add_argument("--skip-nonfinite", action="store_true", help="as the optimizer's argument")
-    parser.add_argument("--min-offload-size", type=whole_number_or_0, default=0, metavar="N", help="likewise")
     parser.add_argument(
-        "--devices", type=whole_number, default=1, metavar="N", help="how many share this host (default: %(default)s)"
+        "--max-grad-norm", type=positive, metavar="X", help="clip gradients, as the optimizer's max_grad_norm does"
+    )
+    parser.add_argument(
+        "--skip-nonfinite",
+        action="store_true",
+        help="skip steps with infinite or NaN gradients, as the optimizer's skip_nonfinite does",
+    )
+    parser.add_argument(
+        "--min-offload-size",
+        type=whole_number_or_0,
+        default=0,
+        metavar="N",
+        help="keep the states of parameters with fewer elements on the device, as the optimizer's min_offload_size "
+        "does; needs --net or --checkpoint",
+    )
+    parser.add_argument(
+        "--devices",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="the number of devices that share this host, each with its own optimizer (default: %(default)s)",
     )
     parser.add_argument(
         "--link-gb-s",
         type=positive,
         default=LINK_GB_S,
         metavar="X",
-        help="speed of each device's link, 1e9 bytes a second (default: %(default)s)",
+        help="the speed of each device's link, in 1e9 bytes per second (default: %(default)s)",
     )
     parser.add_argument(
-        "--host-gb-s", type=positive, metavar="X", help="speed of host memory (default: this machine's, measured)"
+        "--host-gb-s",
+        type=positive,
+        metavar="X",
+        help="the speed of host memory, in 1e9 bytes per second (default: measured on this machine)",
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
+def _parameter_count(text):
+    """Reads a whole number such as 7e9, 7B or 1.3B."""
+    multiple = MULTIPLES.get(text[-1:].upper(), 1)
+    try:
+        number = decimal.Decimal(text if multiple == 1 else text[:-1]) * multiple
+        if 1 <= number <= MOST and number % 1 == 0:
+            return int(number)
+    except ArithmeticError:  # no number, or NaN
+        pass
+    raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MOST:g}, like 7e9 or 7B, but got {text!r:.60}")
+
+
 def run(arguments):
-    """Prints what an optimizer takes, for each dtype that was asked for."""
+    """Prints what each optimizer needs, for each dtype that was asked for."""
+    if arguments.params and arguments.min_offload_size:
+        raise CommandError(
+            "--min-offload-size needs the sizes of the parameters, and --params gives only their number; "
+            "give --net or --checkpoint"
+        )
     if arguments.params:
-        parameters, count = arguments.params, arguments.params
+        parameters, count, others = arguments.params, arguments.params, {}
         dtypes = [arguments.dtype] if arguments.dtype else list(BYTES)
         source = ""
     else:
-        found = sizes.of_net(arguments.net) if arguments.net else sizes.of_checkpoint(arguments.checkpoint)
-        parameters, count, dtypes = found, sum(size.size for size in found), [arguments.dtype]
-        source = f" in {len(found):,} tensors of {arguments.net or arguments.checkpoint}"
+        if arguments.net:
+            parameters, others = sizes.of_net(arguments.net), {}
+        else:
+            parameters, others = sizes.of_checkpoint(arguments.checkpoint)
+        count, dtypes = sum(size.size for size in parameters), [arguments.dtype]
+        source = f" in {len(parameters):,} tensors of {arguments.net or arguments.checkpoint!r}"
     speed, how = (arguments.host_gb_s, "as given") if arguments.host_gb_s else _measured_speed()
     tables = {}
     for dtype in dtypes:
-        tables[dtype or _names(parameters)] = estimate(
-            parameters,
-            dtype,
-            writeback=arguments.writeback,
-            max_grad_norm=arguments.max_grad_norm,
-            skip_nonfinite=arguments.skip_nonfinite,
-            min_offload_size=arguments.min_offload_size,
-            devices=arguments.devices,
-            link_gb_s=arguments.link_gb_s,
-            host_gb_s=speed,
-        )
+        try:
+            tables[dtype or _dtypes(parameters)] = estimate(
+                parameters,
+                dtype,
+                writeback=arguments.writeback,
+                max_grad_norm=arguments.max_grad_norm,
+                skip_nonfinite=arguments.skip_nonfinite,
+                min_offload_size=arguments.min_offload_size,
+                devices=arguments.devices,
+                link_gb_s=arguments.link_gb_s,
+                host_gb_s=speed,
+            )
+        except (TypeError, ValueError) as error:
+            raise CommandError(str(error)) from error
     available = machine.available_memory()
     if arguments.json:
-        print(json.dumps(_as_json(arguments, count, speed, available, tables), indent=2))
+        print(json.dumps(_as_json(arguments, count, others, speed, available, tables), indent=2))
         return 0
-    print(f"{count:,} parameters{source}, in GB of 1e9 bytes")
-    print(f"Host memory at {f'{speed:.1f} GB/s' if speed else 'an unknown speed'}, {how}; ", end="")
-    print(f"link at {arguments.link_gb_s:g} GB/s; {arguments.devices} device(s) on this host")
+    print(f"{count:,} parameters{source}")
+    if others:
+        print("Not counted: " + ", ".join(f"{number:,} tensors of {dtype}" for dtype, number in others.items()))
+    print(f"Host memory: {f'{speed:.1f} GB/s' if speed else 'unknown speed'}, {how}. ", end="")
+    print(f"Link: {arguments.link_gb_s:g} GB/s. Devices on this host: {arguments.devices}.")
     for dtype, footprints in tables.items():
         _print_table(dtype, footprints, arguments.devices)
     _print_fit(tables, arguments.devices, available)
     return 0
 
 
-def _names(parameters):
+def _dtypes(parameters):
     return " and ".join(sorted({size.dtype for size in parameters}))
 
 
@@ -91,41 +156,53 @@ def _measured_speed():
     try:
         from mindspore_offload.commands.bare_loop import memory_speed
 
-        return memory_speed(), "measured by a loop like the kernel's"
+        return memory_speed(), "measured in the fastest step of a loop over memory"
     except native_library.NativeLibraryError:
-        return None, "because there is no native library to measure it ('doctor' says why); give --host-gb-s"
+        return None, "because the native library can't be used ('doctor' shows why); give --host-gb-s"
 
 
 def _print_table(dtype, footprints, devices):
-    print(f"\n{dtype:16}{'on each device':^40}{'on the host':^22}{'link, a step':^20}{'update, s':>10}")
-    print(f"{'':16}{'weights':>10}{'gradients':>10}{'states':>10}{'all':>10}", end="")
-    print(f"{'each':>11}{'all':>11}{'to host':>10}{'to device':>10}{'at least':>10}")
+    print(f"\n{dtype:20}{'on each device':^40}{'on the host':^20}{'link, each step':^20}{'update':>10}")
+    print(f"{'':20}{'weights':>10}{'gradients':>10}{'states':>10}{'total':>10}", end="")
+    print(f"{'each':>10}{'all':>10}{'to host':>10}{'to device':>10}{'at least':>10}")
     for footprint in footprints:
         if footprint.refused:
-            print(f"{footprint.optimizer:16}{footprint.refused:>40}")
+            print(f"{footprint.optimizer:20}   {footprint.refused}")
             continue
         cells = [footprint.device_weights, footprint.device_gradients, footprint.device_states, footprint.device]
-        print(f"{footprint.optimizer:16}" + "".join(f"{size / 1e9:10.3f}" for size in cells), end="")
-        print(f"{footprint.host / 1e9:11.3f}{footprint.host * devices / 1e9:11.3f}", end="")
-        print(f"{footprint.to_host / 1e9:10.3f}{footprint.to_device / 1e9:10.3f}", end="")
-        print(f"{'-' if footprint.seconds is None else f'{footprint.seconds:.3f}':>10}")
+        cells += [footprint.host, footprint.host * devices, footprint.to_host, footprint.to_device]
+        seconds = "-" if footprint.seconds is None else _with_unit(footprint.seconds, TIME_UNITS)
+        print(f"{footprint.optimizer:20}" + "".join(f"{_with_unit(size, BYTE_UNITS):>10}" for size in cells), end="")
+        print(f"{seconds:>10}")
+
+
+def _with_unit(value, units):
+    """Returns `value` with three digits, in the largest unit that it reaches."""
+    if not value:
+        return "0"
+    # A value that is rounded to 1000 of a unit is 1 of the next.
+    scale, unit = next(((s, u) for s, u in reversed(units) if value / s >= 0.9995), units[0])
+    digits = value / scale
+    if unit == "B":
+        return f"{value} B"
+    return f"{digits:,.0f} {unit}" if digits >= 99.95 else f"{digits:#.3g} {unit}"
 
 
 def _print_fit(tables, devices, available):
-    print("\nGradients: if all are there at once. Update: the link and then host memory, at those speeds.")
-    print("Activations come on top.")
+    print("\nGradients: if all exist at once. Activations come on top.")
+    print("Update: the transfers on the link, then the traffic in host memory, at the speeds above.")
+    print("Adam, float32 states: an Adam on the device with float32 moments and masters, for comparison.")
     for dtype, footprints in tables.items():
         needed = footprints[0].host * devices
         verdict = "fits" if needed <= available else "does not fit"
-        print(
-            f"{dtype}: AdamOffload needs {needed / 1e9:.1f} GB of this host, and {available / 1e9:.1f} GB are ", end=""
-        )
-        print(f"available now: it {verdict}.")
+        print(f"{dtype}: AdamOffload needs {_with_unit(needed, BYTE_UNITS)} of host memory, and ", end="")
+        print(f"{_with_unit(available, BYTE_UNITS)} are available now: it {verdict}.")
 
 
-def _as_json(arguments, count, speed, available, tables):
+def _as_json(arguments, count, others, speed, available, tables):
     return {
         "parameters": count,
+        "tensors_not_counted": others,
         "devices": arguments.devices,
         "link_gb_s": arguments.link_gb_s,
         "host_gb_s": speed,

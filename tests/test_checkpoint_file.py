@@ -1,0 +1,259 @@
+"""``estimate --checkpoint`` refuses damaged and hostile files in one line, with bounded memory and time."""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mindspore import Parameter, Tensor, save_checkpoint
+
+from mindspore_offload import commands
+from mindspore_offload.commands import main, sizes
+from mindspore_offload.commands.errors import CommandError
+from mindspore_offload.footprint import BYTES
+
+SOURCE_TREE = Path(commands.__file__).parents[2]
+
+
+def header(text, values=0):
+    """The bytes of a .safetensors file with this header."""
+    text = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<Q", len(text)) + text + bytes(values)
+
+
+def tensor(shape="[2]", dtype='"F32"', offsets="[0, 8]", name='"w"'):
+    return f'{{{name}: {{"dtype": {dtype}, "shape": {shape}, "data_offsets": {offsets}}}}}'
+
+
+def varint(number):
+    return bytes([number]) if number < 128 else bytes([number % 128 + 128]) + varint(number // 128)
+
+
+def field(number, content):
+    """A field of a protocol buffer: a whole number or bytes."""
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def entry(dims=(2,), dtype=b"Float32", content=bytes(8), name=b"w"):
+    """An entry of a .ckpt file."""
+    dims = b"".join(field(1, dim) for dim in dims)
+    return field(1, field(1, name) + field(2, dims + field(2, dtype) + field(3, content)))
+
+
+SAFETENSORS = {
+    "empty": (b"", "it is empty"),
+    "seven-bytes": (bytes(7), "it ends too early"),
+    "no-tensors": (header("{}"), "has no weights"),
+    "header-cut": (header(tensor(), 8)[:30], "it ends too early"),
+    "values-cut": (header(tensor(), 7), "8 bytes together, but 7 bytes follow"),
+    "values-too-many": (header(tensor(), 9), "8 bytes together, but 9 bytes follow"),
+    "header-of-2**64": (b"\xff" * 8 + b"{}", "18,446,744,073,709,551,615 bytes, and at most 16,777,216 are read"),
+    "no-json": (header("nothing"), "not valid JSON"),
+    "no-text": (header(b'{"\xff": {}}'), "not valid JSON"),
+    "list": (header("[]"), "not a JSON object"),
+    "deep-lists": (header("[" * 10**6), "not valid JSON"),
+    "deep-objects": (header('{"a":' * 10**6), "not valid JSON"),
+    "twice": (header(tensor()[:-1] + ", " + tensor()[1:], 8), "a name occurs twice"),
+    "number": (header('{"w": 5}'), "the entry of the tensor 'w' is not one of a tensor"),
+    "no-shape": (header('{"w": {"dtype": "F32", "data_offsets": [0, 8]}}', 8), "is not one of a tensor"),
+    "shape-of-text": (header(tensor('"2"'), 8), "dimensions are whole numbers"),
+    "negative": (header(tensor("[-2]"), 8), r"the shape of the tensor 'w' is \[-2\]"),
+    "two-negatives": (header(tensor("[-2, -1]"), 8), r"the shape of the tensor 'w' is \[-2, -1\]"),
+    "fraction": (header(tensor("[2.0]"), 8), "header has the number 2.0"),
+    "nan": (header(tensor("[NaN]"), 8), "header has the number NaN"),
+    "infinite": (header(tensor("[1e999]"), 8), "header has the number 1e999"),
+    "true": (header(tensor("[true, 2]"), 8), r"the shape of the tensor 'w' is \[True, 2\]"),
+    "huge": (header(tensor("[2305843009213693954]"), 8), "has 8 bytes"),
+    "huge-product": (header(tensor("[" + "4611686018427387904," * 9 + "2]"), 8), "has 8 bytes"),
+    "many-digits": (header(tensor("[" + "9" * 10**6 + "]"), 8), "more than 20 digits"),
+    "many-dims": (header(tensor("[" + "1," * 10**6 + "2]"), 8), "more than 64 dimensions"),
+    "offsets-in-reverse": (header(tensor(offsets="[8, 0]"), 8), "begins at byte 8 and ends at 0"),
+    "offsets-of-text": (header(tensor(offsets='["0", "8"]'), 8), "is not one of a tensor"),
+    "negative-offset": (header(tensor("[4]", offsets="[-8, 8]"), 8), "begins at byte -8"),
+    "dtype-of-a-list": (header(tensor(dtype="[]"), 8), "is not one of a tensor"),
+}
+CKPT = {
+    "empty": (b"", "it is empty"),
+    "text": (b"import mindspore\n" * 100, "is not a checkpoint of MindSpore"),
+    "zip": (b"PK\x03\x04" + bytes(100), "is not a checkpoint of MindSpore"),
+    "zeros": (bytes(1000), "is not a checkpoint of MindSpore"),
+    "cut": (entry()[:-1], "in the middle of a field"),
+    "entry-of-2**60": (varint(10) + varint(2**60) + bytes(100), "in the middle of a field"),
+    "no-end-of-a-number": (varint(10) + b"\xff" * 10**6, "more than 64 bits"),
+    "no-name": (field(1, field(2, field(2, b"Float32"))), "an entry without a name or a tensor"),
+    "name-is-a-number": (field(1, field(1, 5)), "an entry without a name or a tensor"),
+    "tensor-is-a-number": (field(1, field(1, b"w") + field(2, 5)), "an entry without a name or a tensor"),
+    "long-name": (entry(name=b"w" * 10**6), "1,000,000 bytes, and at most 65,536 are read"),
+    "negative": (entry([2**64 - 2]), "dimensions are whole numbers"),
+    "packed": (entry([b"\x02"]), "dimensions are whole numbers"),
+    "huge": (entry([2**62] * 9), "has 8 bytes"),
+    "too-small": (entry([1]), "has 8 bytes"),
+    "many-dims": (entry([1] * 10**5), "more than 64 fields"),
+    "many-fields": (field(1, field(4, 0) * 10**6), "more than 64 fields"),
+    "many-entries": (field(1, field(1, b"")) * (2**18 + 1), "more than 262,144 fields"),
+}
+HOSTILE = [
+    *((f"{name}.safetensors", content, message) for name, (content, message) in SAFETENSORS.items()),
+    *((f"{name}.ckpt", content, message) for name, (content, message) in CKPT.items()),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), HOSTILE, ids=[name for name, _, _ in HOSTILE])
+def test_a_bad_file_is_refused_in_one_line(name, content, message, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert main(["estimate", "--checkpoint", str(path), "--host-gb-s", "10"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert re.search(message, printed.err)
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("fifo", "is not a regular file"),
+        ("folder", "Is a directory"),
+        ("loop", "Too many levels of symbolic links"),
+        ("device", "is not a regular file"),
+        ("nothing", "No such file or directory"),
+    ],
+)
+def test_what_is_no_file_is_refused(kind, message, suffix, tmp_path):
+    path = tmp_path / f"{kind}.{suffix}"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    with pytest.raises(CommandError, match=message):
+        sizes.of_checkpoint(str(path))
+
+
+# Memory and CPU time of the whole process have limits that reading such a file as it asks for would break.
+LIMITED = """
+import json, resource, sys
+from mindspore_offload.commands import sizes
+from mindspore_offload.commands.errors import CommandError
+
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
+try:
+    print(json.dumps(sizes.of_checkpoint(sys.argv[1])))
+except CommandError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def read_with_limits(path):
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE_TREE)}
+    run = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)], env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(run.stdout)
+
+
+TB = 10**12
+SMALL = tensor("[2]", offsets="[0, 8]")
+LARGE = tensor("[1000, 250000000]", offsets=f"[0, {TB}]")
+
+
+def long_field(number, length):
+    """The beginning of a field of so many bytes."""
+    return varint(number << 3 | 2) + varint(length)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "message"),
+    [
+        ("header.safetensors", struct.pack("<Q", TB - 8), "999,999,999,992 bytes, and at most 16,777,216 are read"),
+        ("spaces.safetensors", header(SMALL + " " * (2**24 - len(SMALL))), "8 bytes together, but 999,983,222,776"),
+        ("lists.safetensors", header('{"w": [' + "{}," * (2**24 // 3 - 10) + "{}]}"), "is not one of a tensor"),
+        ("name.ckpt", long_field(1, TB - 7) + long_field(1, TB - 14), "a name in it would have"),
+        ("zeros.ckpt", b"", "does not consist of the entries"),
+    ],
+    ids=["header", "spaces", "lists", "name", "zeros"],
+)
+def test_a_file_of_a_terabyte_takes_neither_memory_nor_time(name, start, message, tmp_path):
+    """The file is sparse: what is not written reads as zeros and takes no space."""
+    path = tmp_path / name
+    path.write_bytes(start)
+    os.truncate(path, TB)
+    assert message in read_with_limits(path)
+
+
+def test_a_whole_file_of_a_terabyte_is_read(tmp_path):
+    path = tmp_path / "whole.safetensors"
+    path.write_bytes(header(LARGE))
+    os.truncate(path, len(header(LARGE)) + TB)
+    assert read_with_limits(path) == [[["w", 250 * 10**9, "float32"]], {}]
+
+
+def test_a_whole_checkpoint_of_a_terabyte_is_read(tmp_path):
+    dims = field(1, 1000) + field(1, 250_000_000) + field(2, b"Float32") + long_field(3, TB)
+    value = field(1, b"w") + long_field(2, len(dims) + TB) + dims
+    start = long_field(1, len(value) + TB) + value
+    path = tmp_path / "whole.ckpt"
+    path.write_bytes(start)
+    os.truncate(path, len(start) + TB)
+    assert read_with_limits(path) == [[["w", 250 * 10**9, "float32"]], {}]
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory):
+    """The bytes of a checkpoint with several dtypes, of either kind."""
+    folder = tmp_path_factory.mktemp("whole")
+    saved = [
+        Parameter(Tensor(np.ones((3, 5), np.float32)), name="first.weight"),
+        Parameter(Tensor(np.ones(7, np.float16)), name="second.weight"),
+        Parameter(Tensor(np.ones(2, np.int32)), name="indices"),
+        Parameter(Tensor(np.float32(1)), name="scale"),
+    ]
+    saved = [{"name": parameter.name, "data": parameter} for parameter in saved]
+    contents = {}
+    for kind, options in (("ckpt", {"crc_check": True}), ("safetensors", {"format": "safetensors"})):
+        path = folder / f"whole.{kind}"
+        save_checkpoint(saved, str(path), **options)
+        contents[kind] = path.read_bytes()
+    return folder, contents
+
+
+@pytest.mark.parametrize("kind", ["ckpt", "safetensors"])
+def test_a_whole_file(kind, whole_files):
+    folder, _ = whole_files
+    weights, others = sizes.of_checkpoint(str(folder / f"whole.{kind}"))
+    expected = {("first.weight", 15, "float32"), ("second.weight", 7, "float16"), ("scale", 1, "float32")}
+    assert set(weights) == expected
+    assert list(others.values()) == [1]
+
+
+@pytest.mark.parametrize("kind", ["ckpt", "safetensors"])
+@given(data=st.data())
+def test_a_damaged_file_is_refused_or_holds_what_is_read(kind, whole_files, data):
+    """Some bytes are exchanged, then bytes are cut off or put in."""
+    folder, contents = whole_files
+    content = bytearray(contents[kind])
+    for place, value in data.draw(st.dictionaries(st.integers(0, len(content) - 1), st.integers(0, 255))).items():
+        content[place] = value
+    place = data.draw(st.integers(0, len(content)))
+    content[place : data.draw(st.integers(place, len(content)))] = data.draw(st.binary(max_size=10))
+    path = folder / f"damaged.{kind}"
+    path.write_bytes(content)
+    try:
+        weights, _ = sizes.of_checkpoint(str(path))
+    except CommandError:
+        return
+    assert sum(BYTES[size.dtype] * size.size for size in weights) <= len(content)
