@@ -79,6 +79,7 @@ lint: $(VENV)/stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
 
 format: $(VENV)/stamp
 	$(BIN)/ruff check --fix .
