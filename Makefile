@@ -1,17 +1,20 @@
-# make demo    trains a network on real digits, next to MindSpore's own optimizers
-# make test    runs the tests
-# make dist    builds the wheel, for every Linux that is not older than this one
-# make test-oldest   runs the tests of the contract on that wheel, with the oldest supported MindSpore
-# make test-peers    compares with PyTorch and DeepSpeed, after installing both (of PyTorch what pip takes by default)
-# make lint    checks format and style        make format    mends what it can
-# make kernel  tests the native kernel alone, as two compilers build it
-# make sanitize   the same under the sanitizers of memory, undefined behaviour and threads
-# make aarch64    the same, built for aarch64 and run in an emulator: the same bits
-# make fuzz    calls the adapter with thousands of random and broken arguments
-# make examples   runs all examples in full
-# make bench   measures speed and memory on this machine
-# make docs    builds the documentation: build/docs/en/index.html and build/docs/zh/index.html
-# make figures measures anew what the documentation shows of speed and memory
+# make demo          train a network on scanned digits and compare with MindSpore's optimizers
+# make examples      run all examples in full
+# make test          run the tests
+# make lint          check style and types
+# make format        fix what the formatters can fix
+# make docs          build the documentation: build/docs/en/index.html and build/docs/zh/index.html
+# make dist          build the source distribution and the wheels (x86-64; aarch64 with its cross-compiler)
+# make test-dist     check what `make dist` built: load each library, run the kernel's tests on its object files (aarch64
+#                    in an emulator), run tests from the source distribution
+# make test-oldest   test the wheel with the oldest supported MindSpore
+# make test-peers    compare with PyTorch and DeepSpeed; installs both
+# make kernel        test the native kernel alone, compiled by g++ and clang++
+# make sanitize      the same under the address, undefined-behaviour and thread sanitizers
+# make aarch64       the same, compiled for aarch64 and run in an emulator; the bits must be equal
+# make fuzz          call the MindSpore adapter with thousands of random and broken arguments
+# make bench         measure speed and memory on this machine
+# make figures       measure again all figures of the documentation
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +23,8 @@ SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP_FOLDERS := mindspore_offload/csrc tests/kernel benchmarks/kernel
 CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDERS)))
 
-.PHONY: demo examples test test-oldest test-peers lint format bench docs figures dist kernel sanitize aarch64 fuzz clean
+.PHONY: demo examples test test-dist test-oldest test-peers lint format bench docs figures dist kernel sanitize aarch64 \
+    fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
 $(VENV)/stamp: $(SOURCES)
@@ -50,11 +54,43 @@ PARALLEL := --numprocesses 2 --dist loadfile
 test: $(VENV)/stamp
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# The library needs nothing that is not on every Linux of the tag that auditwheel finds for it.
+# The wheels are built from the unpacked source distribution, so nothing of an earlier build gets into them. auditwheel
+# tags each for the oldest Linux that its library runs on, at best this one. _PYTHON_HOST_PLATFORM is the platform that
+# setuptools builds for.
+WHEEL := $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheels build/sdist
+
 dist: $(VENV)/stamp
-	rm -rf dist build/wheel
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	rm -rf dist build/sdist build/wheels
+	$(BIN)/python -m build --sdist --outdir dist > /dev/null
+	mkdir -p build/sdist
+	tar xf dist/*.tar.gz -C build/sdist --strip-components 1
+	$(WHEEL)
+	@$(call needs,aarch64-linux-gnu-g++,install g++-aarch64-linux-gnu); set -x; \
+	CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ _PYTHON_HOST_PLATFORM=linux-aarch64 $(WHEEL)
+	for wheel in build/wheels/*.whl; do PATH=$(BIN):$$PATH auditwheel repair --wheel-dir dist $$wheel || exit; done
+
+# $(call check-wheel,architecture,compiler,emulator). The harness is linked from the object files of the wheel's library,
+# and with that library itself, so it does not start unless the library loads.
+define check-wheel
+set -ex; \
+$(BIN)/python -m zipfile -e dist/*_$(1).whl build/wheel-$(1); \
+$(2) $(FLAGS) -o build/harness-wheel-$(1) $(filter tests/%,$(HARNESS)) build/sdist/build/temp.linux-$(1)-*/*/csrc/*.o \
+    -Wl,--no-as-needed build/wheel-$(1)/mindspore_offload/libmindspore_offload.so; \
+LD_BIND_NOW=1 $(3) build/harness-wheel-$(1) > build/harness-wheel-$(1).digest; \
+diff build/harness.digest build/harness-wheel-$(1).digest
+endef
+
+# The tests of the unpacked source distribution import the package beside them, with a library that is compiled there.
+FROM_SDIST := cd build/sdist && PYTHONPATH=$$PWD $(abspath $(BIN))/python
+
+test-dist: dist build/harness
+	@$(call check-wheel,$(shell uname -m),g++)
+	@$(call needs,aarch64-linux-gnu-g++,install g++-aarch64-linux-gnu); \
+	$(call needs,qemu-aarch64,install qemu-user); \
+	$(call check-wheel,aarch64,aarch64-linux-gnu-g++,qemu-aarch64 -L /usr/aarch64-linux-gnu)
+	$(FROM_SDIST) setup.py --quiet build_ext --inplace
+	$(FROM_SDIST) -m pytest --quiet --quiet --collect-only > collected
+	$(FROM_SDIST) -m pytest --quiet tests/test_native_library.py tests/test_adamw.py
 
 OLDEST := .venv-oldest
 $(OLDEST)/stamp: pyproject.toml Makefile
@@ -63,9 +99,9 @@ $(OLDEST)/stamp: pyproject.toml Makefile
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check '.[test]' 'mindspore==2.7.0'
 	touch $@
 
-# From inside tests/, so that the package is the installed wheel and not the folder beside it.
+# From inside tests/, so that the tests import the installed wheel and not the folder beside them.
 test-oldest: dist $(OLDEST)/stamp
-	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
+	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*_$(shell uname -m).whl
 	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. $(PARALLEL) test_contract.py test_checkpoint.py \
 	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py test_adamw.py test_clipping.py \
 	    test_min_offload_size.py \
