@@ -1,7 +1,7 @@
 # make demo          train a network on scanned digits and compare with MindSpore's optimizers
 # make examples      run all examples in full
 # make test          run the tests
-# make lint          check style and types
+# make lint          check style, types and workflows
 # make format        fix what the formatters can fix
 # make docs          build the documentation: build/docs/en/index.html and build/docs/zh/index.html
 # make dist          build the source distribution and the wheels (x86-64; aarch64 with its cross-compiler)
@@ -111,11 +111,16 @@ test-peers: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
 
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
+
 lint: $(VENV)/stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	$(BIN)/zizmor --offline --quiet .github
 
 format: $(VENV)/stamp
 	$(BIN)/ruff check --fix .
