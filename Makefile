@@ -121,6 +121,7 @@ lint: $(VENV)/stamp
 	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/pre-commit validate-config
 
 format: $(VENV)/stamp
 	$(BIN)/ruff check --fix .
