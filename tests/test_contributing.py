@@ -1,0 +1,31 @@
+"""The contributing page names files and functions that exist."""
+
+import re
+from pathlib import Path
+
+import pages
+import pytest
+
+SOURCES = [
+    path
+    for folder in ("mindspore_offload", "tests")
+    for suffix in ("py", "cc", "h")
+    for path in (pages.ROOT / folder).rglob(f"*.{suffix}")
+    if path != Path(__file__)
+]
+
+
+def names(language):
+    return set(re.findall(r"``(.+?)``", pages.source(language, "contributing")))
+
+
+@pytest.mark.parametrize("name", sorted(names("en")))
+def test_the_page_names_what_exists(name):
+    if re.search(r"[./]", name):
+        assert any((root / name).exists() for root in (pages.ROOT, pages.ROOT / "mindspore_offload"))
+    else:
+        assert any(re.search(rf"\b{name}\b", path.read_text(encoding="utf-8")) for path in SOURCES)
+
+
+def test_both_languages_name_the_same():
+    assert names("en") == names("zh")
