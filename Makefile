@@ -1,8 +1,8 @@
 # make demo          train a network on scanned digits and compare with MindSpore's optimizers
 # make examples      run all examples in full
 # make test          run the tests
-# make lint          check style, types and workflows
-# make format        fix what the formatters can fix
+# make lint          check style, types, licence headers and workflows
+# make format        fix what the formatters can fix, and add missing licence headers
 # make docs          build the documentation: build/docs/en/index.html and build/docs/zh/index.html
 # make dist          build the source distribution and the wheels (x86-64; aarch64 with its cross-compiler)
 # make test-dist     check what `make dist` built: load each library, run the kernel's tests on its object files (aarch64
@@ -118,15 +118,20 @@ lint: $(VENV)/stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+	$(BIN)/reuse lint --lines
 	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/pre-commit validate-config
 
+HEADER := $(BIN)/reuse annotate --license Apache-2.0 --skip-existing
+
 format: $(VENV)/stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+	$(HEADER) $$(git ls-files --cached --others --exclude-standard '*.py')
+	$(HEADER) --style cppsingle $(CPP)
 
 # Everything but the exports, whose flags only setup.py knows.
 KERNEL := $(filter-out %/mindspore_op.cc,$(wildcard mindspore_offload/csrc/*.cc))
