@@ -210,11 +210,11 @@ class AdamOffload(nn.Optimizer):
         cells += [stock.update_on_device(bucket, features) for bucket in buckets.cut(small, start=len(large))]
         self._updates = nn.CellList(cells, auto_prefix=False)
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
-        self._success = (True,) * len(self.parameters)
+        self._successes = (True,) * (len(self.parameters) - 1)
 
     @jit(backend="ms_backend")
     def construct(self, gradients):
-        gradients = self._check_gradients(gradients)
+        self._check_gradients(self.parameters, gradients)
         loss_scale, clip, is_finite = None, None, None
         if self._dynamic_loss_scale is not None:
             loss_scale = host.reshape(self._dynamic_loss_scale, (1,))
@@ -230,7 +230,8 @@ class AdamOffload(nn.Optimizer):
         if self._order:
             gradients = host.map_(F.partial(_pick, gradients), self._order)
         updated = host.map_(F.partial(_update, coefficients, gradients), self._updates)
-        return F.depend(self._success, updated)
+        # One `depend` for all. In a depend, MindSpore takes a constant tuple apart in quadratic time.
+        return (F.depend(True, updated), *self._successes)
 
 
 def _pick(values, i):

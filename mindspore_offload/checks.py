@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ops
 from mindspore import dtype as mstype
-from mindspore.ops import functional as F
 
-from mindspore_offload import host
 from mindspore_offload.dtypes import ELEMENT_TYPES
 
 FLOATS = tuple(getattr(mstype, name) for name in ELEMENT_TYPES)
@@ -108,8 +106,11 @@ def min_offload_size(cls_name, value):
         raise ValueError(f"For '{cls_name}', the argument 'min_offload_size' must be at least 0, but got {value}.")
 
 
-class Gradients(nn.Cell):
-    """Checks the gradients while a step is compiled, so that nothing has been written when it refuses.
+class Gradients(ops.PrimitiveWithInfer):
+    """Checks parameters and gradients while a step is compiled, so that nothing has been written when it refuses.
+
+    It is one operation for all of them, and nothing of it is left in the compiled graph. Separate checks of each
+    gradient would take longer to compile than everything else.
 
     Args:
         optimizer_name (str): The optimizer's class.
@@ -117,68 +118,55 @@ class Gradients(nn.Cell):
     """
 
     def __init__(self, optimizer_name, parameters):
-        super().__init__(auto_prefix=False)
-        self.optimizer_name, self.parameters = optimizer_name, parameters
-        self.names = tuple(parameter.name for parameter in parameters)
-        self.dtypes = tuple(parameter.dtype for parameter in parameters)
-        self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
+        super().__init__("CheckGradients")
+        self._optimizer = optimizer_name
+        self._expected = [(each.name, tuple(each.shape), each.dtype) for each in parameters]
 
-    def construct(self, gradients):
-        """Returns the gradients."""
-        _check_tuple(self.optimizer_name, isinstance(gradients, tuple), len(gradients), len(self.names))
-        _check_dense(self.optimizer_name, self.names, host.map_(_is_dense, gradients))
-        _check_kept(self.optimizer_name, self.names, "dtype", self.dtypes, host.map_(F.dtype, self.parameters))
-        _check_kept(self.optimizer_name, self.names, "shape", self.shapes, host.map_(F.shape, self.parameters))
-        shapes, dtypes = host.map_(F.shape, gradients), host.map_(F.dtype, gradients)
-        _check_each(self.optimizer_name, self.names, self.shapes, shapes, dtypes)
-        return gradients
-
-
-def _is_dense(gradient):
-    return isinstance(gradient, Tensor)
-
-
-@ops.constexpr
-def _check_tuple(cls_name, is_tuple, count, expected_count):
-    if not is_tuple:
-        raise RuntimeError(f"For '{cls_name}', the argument 'gradients' must be a tuple, but got another type.")
-    if count != expected_count:
-        raise RuntimeError(
-            f"For '{cls_name}', the argument 'gradients' must hold one gradient for each of the {expected_count} "
-            f"parameters, in their order, but got {count}."
-        )
-
-
-@ops.constexpr
-def _check_dense(cls_name, names, dense):
-    for name, is_dense in zip(names, dense):
-        if not is_dense:
+    def __infer__(self, parameters, gradients):
+        """MindSpore calls this with the dtypes and the shapes of two tuples of tensors."""
+        self._check_parameters(parameters)
+        dtypes, shapes = gradients["dtype"], gradients["shape"]
+        if not isinstance(dtypes, tuple):
             raise RuntimeError(
-                f"For '{cls_name}', the gradient of '{name}' must be dense, but got a row-sparse one; "
+                f"For '{self._optimizer}', the argument 'gradients' must be a tuple, but got another type; "
+                f"pass it what the gradient function returns."
+            )
+        if len(dtypes) != len(self._expected):
+            raise RuntimeError(
+                f"For '{self._optimizer}', the argument 'gradients' must hold one gradient for each of the "
+                f"{len(self._expected)} parameters, in their order, but got {len(dtypes)}."
+            )
+        for (name, expected_shape, _), dtype, shape in zip(self._expected, dtypes, shapes):
+            self._check_gradient(name, expected_shape, dtype, shape)
+        return {"shape": (), "dtype": mstype.bool_, "value": True}
+
+    def _check_parameters(self, parameters):
+        for (name, *expected), dtype, shape in zip(self._expected, parameters["dtype"], parameters["shape"]):
+            for what, value, now in zip(("shape", "dtype"), expected, (tuple(shape), dtype.element_type())):
+                if now != value:
+                    raise TypeError(
+                        f"For '{self._optimizer}', the parameter '{name}' must keep its {what} {value}, but got {now}; "
+                        f"make the optimizer after the parameters have their final dtypes and shapes."
+                    )
+
+    def _check_gradient(self, name, expected_shape, dtype, shape):
+        if shape is None and dtype is not None:  # MindSpore reports neither for a row-sparse gradient
+            raise RuntimeError(
+                f"For '{self._optimizer}', the gradient of '{name}' must be dense, but got a row-sparse one; "
                 f"set sparse=False in the embedding that it belongs to."
             )
-
-
-@ops.constexpr
-def _check_kept(cls_name, names, what, values, found):
-    for name, value, now in zip(names, values, found):
-        if now != value:
+        if not isinstance(dtype, mstype.TensorType):
             raise TypeError(
-                f"For '{cls_name}', the parameter '{name}' must keep its {what} {value}, but got {now}; "
-                f"make the optimizer after the parameters are as they are to be."
+                f"For '{self._optimizer}', the gradient of '{name}' must be a Tensor, but got {dtype}; "
+                f"leave parameters without a gradient out of the optimizer."
             )
-
-
-@ops.constexpr
-def _check_each(cls_name, names, expected_shapes, shapes, dtypes):
-    for name, expected_shape, shape, dtype in zip(names, expected_shapes, shapes, dtypes):
-        if shape != expected_shape:
+        if tuple(shape) != expected_shape:
             raise ValueError(
-                f"For '{cls_name}', the gradient of '{name}' must have the shape of its parameter, {expected_shape}, "
-                f"but got {shape}."
+                f"For '{self._optimizer}', the gradient of '{name}' must have the shape of its parameter, "
+                f"{expected_shape}, but got {tuple(shape)}."
             )
-        if dtype not in FLOATS:
+        if dtype.element_type() not in FLOATS:
             raise TypeError(
-                f"For '{cls_name}', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
-                f"but got {dtype}."
+                f"For '{self._optimizer}', the gradient of '{name}' must be of dtype float32, float16 or bfloat16, "
+                f"but got {dtype.element_type()}."
             )

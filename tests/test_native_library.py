@@ -117,7 +117,7 @@ def test_a_setting_that_cannot_be_honoured_is_an_error(name, value, message, fre
     fresh_library.setenv(name, value)
     with pytest.raises(RuntimeError, match=message):
         AdamOffload(one_parameter(), host_kernel="native")
-    fresh_library.setattr(host_operation, "_warned", set())
+    fresh_library.setattr(update, "_warned", set())
     with pytest.warns(RuntimeWarning, match=message):
         AdamOffload(one_parameter(), host_kernel="auto")
 
