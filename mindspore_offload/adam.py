@@ -152,6 +152,7 @@ class AdamOffload(nn.Optimizer):
 
     _decoupled = False  # the weight decay goes through the moments
 
+    @checks.explains_keywords
     def __init__(
         self,
         params,
@@ -170,12 +171,14 @@ class AdamOffload(nn.Optimizer):
         skip_nonfinite=False,
         min_offload_size=0,
     ):
+        params, learning_rate = checks.with_lists(params), checks.with_lists(learning_rate)
         is_dynamic = isinstance(loss_scale, Parameter)
-        super().__init__(learning_rate, checks.with_lists(params), weight_decay, 1.0 if is_dynamic else loss_scale)
+        checks.loss_scale(type(self).__name__, loss_scale)
+        checks.numbers(type(self).__name__, params, learning_rate, weight_decay, loss_scale)
+        super().__init__(learning_rate, params, weight_decay, 1.0 if is_dynamic else loss_scale)
         checks.parameters(self.cls_name, self.parameters)
         checks.betas_and_eps(self.cls_name, beta1=beta1, beta2=beta2, eps=eps)
         checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
-        checks.dynamic_loss_scale(self.cls_name, loss_scale)
         checks.max_grad_norm(self.cls_name, max_grad_norm)
         checks.min_offload_size(self.cls_name, min_offload_size)
         self.writeback = writebacks.choose(writeback, self.cls_name)

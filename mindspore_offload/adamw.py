@@ -1,5 +1,6 @@
 """The optimizer cell with decoupled weight decay."""
 
+from mindspore_offload import checks
 from mindspore_offload.adam import AdamOffload
 
 
@@ -74,6 +75,7 @@ class AdamWOffload(AdamOffload):
 
     _decoupled = True
 
+    @checks.explains_keywords
     def __init__(
         self,
         params,

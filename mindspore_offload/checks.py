@@ -1,9 +1,10 @@
 """Refuses bad input in MindSpore's words: the class, the argument, what was expected, what came, and what to do."""
 
+import functools
 from collections.abc import Iterable
 
 import numpy as np
-from mindspore import Parameter, ops
+from mindspore import Parameter, Tensor, ops
 from mindspore import dtype as mstype
 
 from mindspore_offload.dtypes import ELEMENT_TYPES
@@ -11,18 +12,68 @@ from mindspore_offload.dtypes import ELEMENT_TYPES
 FLOATS = tuple(getattr(mstype, name) for name in ELEMENT_TYPES)
 
 
-def with_lists(params):
-    """Returns `params` with lists in its groups: `nn.Optimizer` reads a group twice, which empties a generator."""
-    if not isinstance(params, Iterable):
-        return params
-    return [_group_with_lists(item) if isinstance(item, dict) else item for item in params]
+# Keywords of other optimizers, and what to write here.
+FOREIGN_KEYWORDS = {
+    "lr": "learning_rate",
+    "betas": "beta1 and beta2",
+    "use_offload": "nothing: this optimizer always offloads",
+    "use_lazy": "nothing: gradients have to be dense",
+    "use_amsgrad": "nothing: AMSGrad is not supported",
+    "amsgrad": "nothing: AMSGrad is not supported",
+}
 
 
-def _group_with_lists(group):
-    return {
-        key: list(value) if key in ("params", "order_params") and isinstance(value, Iterable) else value
-        for key, value in group.items()
-    }
+def explains_keywords(init):
+    """Decorates a constructor: keywords of other optimizers are refused with what to write instead."""
+
+    @functools.wraps(init)
+    def checked_init(self, *args, **kwargs):
+        for name in FOREIGN_KEYWORDS.keys() & kwargs.keys():
+            raise TypeError(
+                f"For '{type(self).__name__}', there is no argument '{name}'; write {FOREIGN_KEYWORDS[name]}."
+            )
+        init(self, *args, **kwargs)
+
+    return checked_init
+
+
+def with_lists(value):
+    """Returns `value` with lists in the place of other iterables, in its groups too.
+
+    `nn.Optimizer` and the checks read some of them twice, which would find a generator empty.
+    """
+    if isinstance(value, dict):
+        return {key: with_lists(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, (Tensor, str)):
+        return [with_lists(item) if isinstance(item, dict) else item for item in value]
+    return value
+
+
+def numbers(cls_name, params, learning_rate, weight_decay, loss_scale):
+    """Refuses numbers that are negative or that float32 does not hold, in lists, Tensors and groups too.
+
+    Other types are left to `nn.Optimizer`, which refuses them.
+    """
+    groups = [item for item in params if isinstance(item, dict)] if isinstance(params, list) else []
+    named = [("learning_rate", learning_rate), ("weight_decay", weight_decay), ("loss_scale", loss_scale)]
+    named += [(key, group[key]) for group in groups for key in ("lr", "weight_decay") if key in group]
+    for name, value in named:
+        if isinstance(value, Parameter):  # read in each step
+            continue
+        for number in np.ravel(value.asnumpy()) if isinstance(value, Tensor) else np.ravel(value):
+            if isinstance(number, (int, float, np.number)) and not _is_held(number):
+                raise ValueError(
+                    f"For '{cls_name}', the argument '{name}' must be 0 or a positive number of float32, "
+                    f"from {_TINIEST:.2g} to {_LARGEST:.2g}, but got {number}."
+                )
+
+
+_TINIEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+def _is_held(number):
+    """Returns True for 0 and for the positive numbers of float32. MindSpore may flush subnormal ones to 0."""
+    return number == 0 or _TINIEST <= number <= _LARGEST
 
 
 def parameters(cls_name, checked):
@@ -48,34 +99,42 @@ def parameters(cls_name, checked):
 
 
 def betas_and_eps(cls_name, *, beta1, beta2, eps):
-    """Refuses what is not a float, and what is not between 0 and 1, or, for eps, not greater than 0."""
+    """Refuses what is not a float, and what float32 does not hold between 0 and 1, or, for eps, above 0."""
     for name, value, high in (("beta1", beta1, 1.0), ("beta2", beta2, 1.0), ("eps", eps, float("inf"))):
         if not isinstance(value, float):
             raise TypeError(
                 f"For '{cls_name}', the argument '{name}' must be a float, "
                 f"but got {value!r} of type {type(value).__name__}."
             )
-        if not 0.0 < value < high:
+        if not (_TINIEST <= value <= _LARGEST and np.float32(value) < high):
+            hint = f"; in float32 it must be at least {_TINIEST:.2g} and below {high}" if 0 < value < high else ""
             raise ValueError(
-                f"For '{cls_name}', the argument '{name}' must be in the range (0.0, {high}), but got {value}."
+                f"For '{cls_name}', the argument '{name}' must be in the range (0.0, {high}), but got {value}{hint}."
             )
 
 
 def bools(cls_name, **values):
     for name, value in values.items():
-        if not isinstance(value, bool):
-            raise TypeError(
-                f"For '{cls_name}', the argument '{name}' must be a bool, "
-                f"but got {value!r} of type {type(value).__name__}."
-            )
+        if isinstance(value, bool):
+            continue
+        hint = ""
+        if name == "use_locking" and isinstance(value, (int, float)):
+            hint = "; the sixth argument is 'use_locking', pass the decay as weight_decay="
+        raise TypeError(
+            f"For '{cls_name}', the argument '{name}' must be a bool, "
+            f"but got {value!r} of type {type(value).__name__}{hint}."
+        )
 
 
-def dynamic_loss_scale(cls_name, loss_scale):
-    """Refuses a Parameter that is not one float32 number. `nn.Optimizer` checks other loss scales."""
-    if isinstance(loss_scale, Parameter) and (loss_scale.dtype != mstype.float32 or loss_scale.size != 1):
+def loss_scale(cls_name, value):
+    """Refuses what is neither a number nor a Parameter with one float32 element. `nn.Optimizer` checks the number."""
+    is_dynamic = isinstance(value, Parameter)
+    if isinstance(value, Tensor) and not (is_dynamic and value.dtype == mstype.float32 and value.size == 1):
+        kind = "Parameter" if is_dynamic else "Tensor"
         raise TypeError(
             f"For '{cls_name}', the argument 'loss_scale' must be a float, or a Parameter of dtype float32 with one "
-            f"element, but got a Parameter of {loss_scale.dtype} with the shape {tuple(loss_scale.shape)}."
+            f"element, but got a {kind} of {value.dtype} with the shape {tuple(value.shape)}; pass a Parameter if the "
+            f"scale changes, else a float."
         )
 
 
@@ -87,9 +146,7 @@ def max_grad_norm(cls_name, value):
             f"For '{cls_name}', the argument 'max_grad_norm' must be None or a float, "
             f"but got {value!r} of type {type(value).__name__}."
         )
-    with np.errstate(over="ignore"):
-        bound = np.float32(value)
-    if not 0 < bound < np.inf:
+    if not _TINIEST <= value <= _LARGEST:
         raise ValueError(
             f"For '{cls_name}', the argument 'max_grad_norm' must be None, or greater than 0 and finite in float32, "
             f"but got {value}."

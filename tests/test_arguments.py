@@ -6,7 +6,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
 from nets import parameters_of
 
-from mindspore_offload import AdamOffload
+from mindspore_offload import AdamOffload, AdamWOffload
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ WRONG = {
     "weight_decay-negative": ({"weight_decay": -0.1}, ValueError, "weight_decay"),
     "weight_decay-text": ({"weight_decay": "0.1"}, TypeError, "Weight_decay"),
     "loss_scale-zero": ({"loss_scale": 0.0}, ValueError, "loss_scale"),
-    "learning_rate-negative": ({"learning_rate": -0.1}, ValueError, "learning rate"),
+    "learning_rate-negative": ({"learning_rate": -0.1}, ValueError, "learning_rate"),
     "learning_rate-none": ({"learning_rate": None}, TypeError, "learning_rate"),
     "host_kernel": ({"host_kernel": "gpu"}, ValueError, r"'host_kernel' must be one of \['auto', 'native', 'stock'\]"),
 }
@@ -47,6 +47,107 @@ def test_the_replaced_optimizer_refuses_them_too(arguments, parameters):
     error = next(case[1] for case in WRONG.values() if case[0] is arguments)
     with pytest.raises(error):
         nn.AdamOffload(parameters, **arguments)
+
+
+WEIGHT = Parameter(Tensor(np.ones(3, np.float32)), name="grouped")
+
+
+def group(**settings):
+    return {"params": [{"params": [WEIGHT], **settings}]}
+
+
+# The replaced optimizer takes these, and computes NaN or nothing.
+NOT_HELD = {
+    "eps-underflows": ({"eps": 1e-50}, "eps", "1e-50"),
+    "eps-overflows": ({"eps": 1e39}, "eps", r"1e\+39"),
+    "beta1-rounds-to-1": ({"beta1": 0.99999999}, "beta1", "0.99999999"),
+    "beta2-underflows": ({"beta2": 1e-40}, "beta2", "1e-40"),
+    "loss_scale-overflows": ({"loss_scale": 1e39}, "loss_scale", r"1e\+39"),
+    "learning_rate-infinite": ({"learning_rate": float("inf")}, "learning_rate", "inf"),
+    "learning_rate-nan": ({"learning_rate": float("nan")}, "learning_rate", "nan"),
+    "learning_rate-Tensor": ({"learning_rate": Tensor(-1.0, mstype.float32)}, "learning_rate", "-1.0"),
+    "learning_rate-Tensor-of-rates": ({"learning_rate": Tensor([0.1, np.nan], mstype.float32)}, "learning_rate", "nan"),
+    "learning_rate-list": ({"learning_rate": [0.1, -0.1]}, "learning_rate", "-0.1"),
+    "learning_rate-tuple": ({"learning_rate": (0.1, 1e-46)}, "learning_rate", "1e-46"),
+    "learning_rate-generator": ({"learning_rate": (rate for rate in (0.1, 1e39))}, "learning_rate", r"1e\+39"),
+    "weight_decay-overflows": ({"weight_decay": 1e39}, "weight_decay", r"1e\+39"),
+    "weight_decay-huge-int": ({"weight_decay": 10**39}, "weight_decay", "1000000000"),
+    "max_grad_norm-underflows": ({"max_grad_norm": 1e-46}, "max_grad_norm", "1e-46"),
+    "group-lr": (group(lr=1e-46), "lr", "1e-46"),
+    "group-lr-list": (group(lr=[0.1, float("nan")]), "lr", "nan"),
+    "group-weight_decay": (group(weight_decay=1e39), "weight_decay", r"1e\+39"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "name", "value"), NOT_HELD.values(), ids=NOT_HELD)
+def test_numbers_that_float32_does_not_hold_are_refused(arguments, name, value, parameters):
+    with pytest.raises(ValueError, match=rf"'AdamOffload', the argument '{name}' must .* but got {value}"):
+        AdamOffload(**{"params": parameters, **arguments})
+
+
+@pytest.mark.parametrize("optimizer_class", [AdamOffload, AdamWOffload])
+@pytest.mark.parametrize(
+    ("keyword", "message"),
+    [
+        ("lr", "write learning_rate"),
+        ("betas", "write beta1 and beta2"),
+        ("use_offload", "always offloads"),
+        ("use_lazy", "have to be dense"),
+        ("use_amsgrad", "AMSGrad is not supported"),
+    ],
+)
+def test_keywords_of_other_optimizers_are_explained(keyword, message, optimizer_class, parameters):
+    with pytest.raises(
+        TypeError, match=f"For '{optimizer_class.__name__}', there is no argument '{keyword}'.*{message}"
+    ):
+        optimizer_class(parameters, **{keyword: 0.1})
+
+
+def test_the_decay_of_adam_weight_decay_in_sixth_place_is_explained(parameters):
+    with pytest.raises(TypeError, match=r"'use_locking' must be a bool, but got 0.01 .* weight_decay="):
+        AdamWOffload(parameters, 1e-3, 0.9, 0.999, 1e-6, 0.01)
+
+
+@pytest.mark.parametrize("scale", [Tensor(2.0, mstype.float32), Parameter(Tensor([2.0, 2.0]), name="scale")], ids=type)
+def test_a_loss_scale_that_is_no_single_parameter_is_refused(scale, parameters):
+    with pytest.raises(
+        TypeError, match=r"'loss_scale' must be a float, or a Parameter .* but got a (Tensor|Parameter)"
+    ):
+        AdamOffload(parameters, loss_scale=scale)
+
+
+RATES = [0.5, 0.25, 0.125]
+ITERABLES = {
+    "generator": lambda: (rate for rate in RATES),
+    "iterator": lambda: iter(RATES),
+    "map": lambda: map(float, RATES),
+    "tuple": lambda: tuple(RATES),
+    "array": lambda: np.array(RATES),
+}
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["one", "groups"])
+@pytest.mark.parametrize("rates", ITERABLES.values(), ids=ITERABLES)
+def test_any_iterable_of_rates_counts_step_by_step(rates, grouped, parameters):
+    """With equal gradients, each step of Adam is as long as its rate."""
+    optimizer = AdamOffload([{"params": iter(parameters), "lr": rates()}] if grouped else parameters, rates())
+    for taken in (0.5, 0.75, 0.875):
+        optimizer((ones(),))
+        np.testing.assert_allclose(parameters[0].asnumpy(), 1 - taken, atol=1e-5)
+
+
+class ReturnsNumber(nn.learning_rate_schedule.LearningRateSchedule):
+    def construct(self, global_step):
+        return 0.5
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["one", "groups"])
+def test_a_schedule_may_return_a_number(grouped, parameters):
+    rate = ReturnsNumber()
+    optimizer = AdamOffload([{"params": parameters, "lr": rate}] if grouped else parameters, rate, weight_decay=rate)
+    optimizer((ones(),))
+    np.testing.assert_allclose(parameters[0].asnumpy(), 0.5, atol=1e-5)
+    np.testing.assert_allclose(optimizer.moment1[0].asnumpy(), 0.15, rtol=1e-6)
 
 
 def test_signature_is_that_of_the_replaced_optimizer(parameters):
@@ -77,6 +178,8 @@ BAD_GRADIENTS = {
     "too-many": ((ones(), ones(), ones()), RuntimeError, "one gradient for each of the 2 parameters.* but got 3"),
     "none": ((), RuntimeError, "one gradient for each of the 2 parameters.* but got 0"),
     "list": ([ones(), ones()], RuntimeError, "'gradients' must be a tuple"),
+    "None-among-them": ((ones(), None), TypeError, "'weight1' must be a Tensor, but got None"),
+    "number-among-them": ((1.0, ones()), TypeError, "'weight0' must be a Tensor, but got"),
 }
 
 
