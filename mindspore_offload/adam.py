@@ -1,7 +1,7 @@
 """The optimizer cell: its arguments, and the order of a step."""
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, jit, nn
+from mindspore import Parameter, ParameterTuple, Tensor, context, jit, nn
 from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
@@ -215,8 +215,19 @@ class AdamOffload(nn.Optimizer):
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
         self._successes = (True,) * (len(self.parameters) - 1)
 
+    def __call__(self, gradients):
+        # MindSpore notices new memory of a Parameter, as `set_data` gives it, before it runs a Cell, but not before it
+        # runs a function of `jit`, which `construct` is in PyNative mode. The gradients are separate inputs, because
+        # MindSpore takes quadratic time to hand over a tuple.
+        inputs = (None, *gradients) if isinstance(gradients, tuple) else (gradients,)
+        if context.get_context("mode") == context.PYNATIVE_MODE:
+            return self.compile_and_run(*inputs)
+        return super().__call__(*inputs)
+
     @jit(backend="ms_backend")
-    def construct(self, gradients):
+    def construct(self, gradients, *separate_gradients):
+        if gradients is None:
+            gradients = separate_gradients
         self._check_gradients(self.parameters, gradients)
         loss_scale, clip, is_finite = None, None, None
         if self._dynamic_loss_scale is not None:

@@ -22,6 +22,11 @@ def norm():
     return _Norm()
 
 
+# Gradients are only read. But MindSpore simplifies a product with ones to the other factor, so a gradient may be the
+# memory of a parameter, which this or an earlier bucket writes. It leaves alone what is declared as written.
+_WRITTEN = ("moment1", "moment2", "gradient", "master")
+
+
 class _Update(nn.Cell):
     """Launches the kernel on a bucket.
 
@@ -68,7 +73,7 @@ class _InPlace(_Update):
     def __init__(self, bucket):
         rows = [each.row for each in bucket.tensors]
         parameters = [each.parameter for each in bucket.tensors]
-        written = ("parameter", "moment1", "moment2", "master")
+        written = ("parameter", *_WRITTEN)
         super().__init__(bucket, rows, "AdamInPlace", parameters, written, (1,), mstype.float32)
 
     def construct(self, coefficients, gradients):
@@ -92,7 +97,7 @@ class _Assign(_Update):
             range(len(tensors)) if any(has_penalty) else row_of,
             "AdamAssign",
             [each.parameter for each in tensors if each.master is not None],
-            ("moment1", "moment2", "master"),
+            _WRITTEN,
             # MindSpore takes an output of shape () for a number, so declare it as (1,).
             tuple(tuple(each.parameter.shape) or (1,) for each in tensors),
             tuple(each.parameter.dtype for each in tensors),

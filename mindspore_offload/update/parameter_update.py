@@ -138,9 +138,12 @@ class _Adam(nn.Cell):
     def __init__(self, features, place, declares_write):
         super().__init__(auto_prefix=False)
         adam = ops.Adam(features.use_locking, features.nesterov)
+        weight, *others, gradient = adam.__mindspore_signature__
         if not declares_write:
-            _, *others = adam.__mindspore_signature__
-            adam.set_signatures((sig.make_sig("var", sig.sig_rw.RW_READ, dtype=sig.sig_dtype.T), *others))
+            weight = sig.make_sig("var", sig.sig_rw.RW_READ, dtype=sig.sig_dtype.T)
+        # Declared as written, a gradient is never the memory of a parameter: see `_WRITTEN` in native.py.
+        gradient = sig.make_sig("gradient", sig.sig_rw.RW_WRITE, dtype=sig.sig_dtype.T)
+        adam.set_signatures((weight, *others, gradient))
         self.adam = place(adam)
         # Adam would correct the bias itself, but the learning rate that it gets is corrected already.
         self.no_power = Tensor(0.0, mstype.float32)

@@ -1,0 +1,129 @@
+"""Weights, states and rates that are written between two steps, by anything but the optimizer."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+from nets import assert_same, parameters_of
+
+from mindspore_offload import AdamOffload
+
+MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
+
+
+def set_data(parameter, value):
+    parameter.set_data(value)
+
+
+def load_param_into_net(parameter, value):
+    holder = nn.ParameterUpdate(parameter)
+    ms.load_param_into_net(holder, {parameter.name: Parameter(value, name=parameter.name)}, strict_load=True)
+
+
+def load_checkpoint(parameter, value):
+    ms.save_checkpoint([{"name": parameter.name, "data": value}], "written.ckpt")
+    ms.load_checkpoint("written.ckpt", net=nn.ParameterUpdate(parameter))
+
+
+def assign_value(parameter, value):
+    parameter.assign_value(value)
+
+
+def assign(parameter, value):
+    ops.assign(parameter, value)
+
+
+def item(parameter, value):
+    parameter[...] = value
+
+
+WAYS = [set_data, load_param_into_net, load_checkpoint, assign_value, assign, item]
+
+
+@pytest.fixture(params=MODES, autouse=True)
+def mode(request):
+    ms.set_context(mode=MODES[request.param])
+    yield request.param
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def as_float32(tensor):
+    return tensor.astype(ms.float32).asnumpy()
+
+
+@pytest.mark.parametrize("dtype", [ms.float32, ms.float16, ms.bfloat16], ids=str)
+def test_weights(dtype, host_kernel):
+    weight = Parameter(Tensor(np.zeros(3), dtype), name="weight")
+    optimizer = AdamOffload([weight], learning_rate=0.5, host_kernel=host_kernel)
+    gradients = (Tensor(np.ones(3), dtype),)
+    optimizer(gradients)
+    # MindSpore has no Assign for bfloat16 on the CPU.
+    ways = [way for way in WAYS if way is not assign or dtype != ms.bfloat16]
+    for expected, write in enumerate(ways, start=8):
+        write(weight, Tensor(np.full(3, expected), dtype))
+        np.testing.assert_array_equal(as_float32(weight), expected)
+        optimizer(gradients)
+        # Equal gradients make steps of the size of the learning rate.
+        np.testing.assert_allclose(as_float32(weight), expected - 0.5, atol=2**-5)
+
+
+def test_states_and_rate():
+    weight = Parameter(Tensor(np.zeros(3), ms.float32), name="weight")
+    optimizer = AdamOffload([weight], learning_rate=0.5)
+    gradients = (Tensor(np.float32([3, -1, 2])),)
+    optimizer(gradients)
+    at_one = parameters_of(optimizer)
+    optimizer(gradients)
+    at_two = parameters_of(optimizer)
+    for write in WAYS:
+        optimizer(gradients)
+        for parameter in optimizer.get_parameters():
+            write(parameter, Tensor(at_one[parameter.name]))
+        optimizer(gradients)
+        assert_same(parameters_of(optimizer), at_two)
+        write(optimizer.learning_rate, Tensor(0.0, ms.float32))
+        optimizer(gradients)
+        np.testing.assert_array_equal(weight.asnumpy(), at_two["weight"])
+
+
+def train_one_step_cell(net, optimizer, inputs, labels):
+    return nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer).set_train(), (inputs, labels)
+
+
+def model(net, optimizer, inputs, labels):
+    batch = ms.dataset.NumpySlicesDataset({"x": inputs.asnumpy()[None], "y": labels.asnumpy()[None]}, shuffle=False)
+    return ms.Model(net, nn.MSELoss(), optimizer).train, (1, batch)
+
+
+@pytest.mark.parametrize("make_step", [train_one_step_cell, model], ids=lambda way: way.__name__)
+def test_average_of_weights_swapped_in_and_out(make_step):
+    """An evaluation with other weights in between changes nothing of the training."""
+    inputs, labels = Tensor(np.ones((8, 4), np.float32)), Tensor(np.ones((8, 2), np.float32))
+
+    def trained(evaluate):
+        net = nn.Dense(4, 2, weight_init="ones", bias_init="zeros")
+        optimizer = AdamOffload(net.trainable_params(), learning_rate=0.05)
+        step, arguments = make_step(net, optimizer, inputs, labels)
+        for _ in range(2):
+            step(*arguments)
+        if evaluate:
+            kept = {name: Parameter(Tensor(value), name=name) for name, value in parameters_of(net).items()}
+            average = {name: Parameter(value * 0.5, name=name) for name, value in kept.items()}
+            ms.load_param_into_net(net, average)
+            net(inputs)
+            ms.load_param_into_net(net, kept)
+        step(*arguments)
+        return parameters_of(optimizer)
+
+    assert_same(trained(evaluate=True), trained(evaluate=False))
+
+
+def test_mode_changes_between_steps():
+    weight = Parameter(Tensor(np.zeros(3), ms.float32), name="weight")
+    optimizer = AdamOffload([weight], learning_rate=0.5)
+    gradients = (Tensor(np.ones(3), ms.float32),)
+    for expected in range(8, 12):
+        ms.set_context(mode=list(MODES.values())[expected % 2])
+        weight.set_data(Tensor(np.full(3, expected), ms.float32))
+        optimizer(gradients)
+        np.testing.assert_allclose(weight.asnumpy(), expected - 0.5, atol=1e-4)
