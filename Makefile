@@ -14,6 +14,7 @@
 # make aarch64       the same, compiled for aarch64 and run in an emulator; the bits must be equal
 # make fuzz          call the MindSpore adapter with thousands of random and broken arguments
 # make bench         measure speed and memory on this machine
+# make bench-kernel  time the native kernel alone, with other block sizes and prefetch distances
 # make figures       measure again all figures of the documentation
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP_FOLDERS := mindspore_offload/csrc tests/kernel benchmarks/kernel
 CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDERS)))
 
-.PHONY: demo examples test test-dist test-oldest test-peers lint format bench docs figures dist kernel sanitize aarch64 \
+.PHONY: demo examples test test-dist test-oldest test-peers lint format bench bench-kernel docs figures dist kernel sanitize aarch64 \
     fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
@@ -170,6 +171,13 @@ fuzz: $(VENV)/stamp
 build/libbare_loop.so: benchmarks/kernel/bare_loop.cc $(CPP)
 	mkdir -p build
 	g++ $(FLAGS) -fPIC -shared -fvisibility=hidden -o $@ benchmarks/kernel/bare_loop.cc mindspore_offload/csrc/team.cc
+
+build/kernel_bench: benchmarks/kernel/kernel_bench.cc $(CPP)
+	mkdir -p build
+	g++ $(FLAGS) -o $@ benchmarks/kernel/kernel_bench.cc $(KERNEL)
+
+bench-kernel: build/kernel_bench
+	build/kernel_bench
 
 bench: $(VENV)/stamp
 	$(BIN)/python -m mindspore_offload bench

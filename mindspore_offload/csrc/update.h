@@ -68,16 +68,37 @@ ALWAYS_INLINE void KeepRange(const AdamTensors& t, size_t begin, size_t end) {
   }
 }
 
-// Updates the elements [begin, end) of one parameter.
-template <class Conversion>
+ALWAYS_INLINE size_t BytesOf(Element type) { return type == Element::kFloat32 ? 4 : 2; }
+
+// Asks the memory for the elements [begin, end) of a tensor, whose first element is at `data`, or which is absent.
+ALWAYS_INLINE void PrefetchTensor(const void* data, size_t element_bytes, size_t begin, size_t end) {
+  constexpr size_t kLine = 64;
+  if (data == nullptr) return;
+  const char* bytes = static_cast<const char*>(data);
+  for (size_t at = begin * element_bytes; at < end * element_bytes; at += kLine) __builtin_prefetch(bytes + at);
+}
+
+// Asks the memory for a later block of all that an update reads.
+ALWAYS_INLINE void Prefetch(const AdamTensors& t, size_t begin, size_t end) {
+  PrefetchTensor(t.gradient, BytesOf(t.gradient_type), begin, end);
+  PrefetchTensor(t.moment1, sizeof(float), begin, end);
+  PrefetchTensor(t.moment2, sizeof(float), begin, end);
+  PrefetchTensor(t.weight, sizeof(float), begin, end);
+  PrefetchTensor(t.parameter, BytesOf(t.parameter_type), begin, end);
+}
+
+// Updates the elements [begin, end) of one parameter, in blocks of kSize elements. Prefetches kAhead elements further
+// on unless that is 0.
+template <class Conversion, size_t kSize = kBlock, size_t kAhead = kPrefetch>
 ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
   if (c.skip != 0.0f) {
     KeepRange(t, begin, end);
     return;
   }
-  float wide[kBlock], gradient[kBlock], delta[kBlock];
-  for (size_t i = begin; i < end; i += kBlock) {
-    const size_t size = std::min(kBlock, end - i);
+  float wide[kSize], gradient[kSize], delta[kSize];
+  for (size_t i = begin; i < end; i += kSize) {
+    const size_t size = std::min(kSize, end - i);
+    if (kAhead > 0 && end - i > kAhead) Prefetch(t, i + kAhead, std::min(i + kAhead + kSize, end));
     float* weight = t.weight == nullptr ? nullptr : t.weight + i;
     AdoptOutsideChanges<Conversion>(t, i, size);
     const float* found = WideGradient<Conversion>(t.gradient_type, t.gradient, i, wide, size);
