@@ -123,6 +123,9 @@ ALWAYS_INLINE double SumSquaresOfRange(Element type, const void* gradient, size_
   float wide[kBlock];
   for (size_t i = begin; i < end; i += kBlock) {
     const size_t size = std::min(kBlock, end - i);
+    if (end - i > kPrefetch) {
+      PrefetchTensor(gradient, BytesOf(type), i + kPrefetch, std::min(i + kPrefetch + kBlock, end));
+    }
     const float* g = WideGradient<Conversion>(type, gradient, i, wide, size);
     size_t j = 0;
     for (; j + kLanes <= size; j += kLanes) {
