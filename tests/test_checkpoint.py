@@ -11,6 +11,7 @@ import pytest
 import resume
 from mindspore import Parameter, Tensor, nn
 from nets import assert_same, parameters_of
+from oracle import Oracle
 from test_contract import OPTIMIZERS, new_parameters
 from test_update import rounded
 
@@ -74,15 +75,81 @@ def test_a_killed_process_resumes_from_its_last_whole_checkpoint(host_kernel, tm
     assert_same(resume.train(resumed, 3), resume.train(unbroken, steps + 3))
 
 
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.95], ids="{:.0%}".format)
-def test_a_truncated_checkpoint_is_refused(kept, tmp_path):
+@pytest.mark.parametrize("crc", [False, True], ids=["plain", "crc"])
+def test_a_file_cut_inside_a_parameter_is_refused_and_one_cut_between_two_lacks_the_rest(crc, tmp_path):
+    """As the documentation says. A checksum does not help: it is cut off with the rest."""
+    optimizer = AdamOffload(new_parameters())
+    parameters = list(optimizer.get_parameters())
+    names = [parameter.name for parameter in parameters]
+    ends = []
+    for count in range(1, len(parameters) + 1):
+        ms.save_checkpoint([{"name": p.name, "data": p} for p in parameters[:count]], str(tmp_path / "start.ckpt"))
+        ends.append((tmp_path / "start.ckpt").stat().st_size)
+    ms.save_checkpoint(optimizer, str(tmp_path / "saved.ckpt"), crc_check=crc)
+    content = (tmp_path / "saved.ckpt").read_bytes()
+    assert ends[-1] == len(content) - 17 * crc
+    cut = tmp_path / "cut.ckpt"
+    for count, end in enumerate(ends, 1):
+        cut.write_bytes(content[:end])
+        loaded = ms.load_checkpoint(str(cut), crc_check=crc)
+        assert list(loaded) == names[:count]
+        assert ms.load_param_into_net(optimizer, loaded, strict_load=True)[0] == names[count:]
+        for place in (end - 1, end - 7):
+            cut.write_bytes(content[:place])
+            with pytest.raises(ValueError, match="checkpoint"):
+                ms.load_checkpoint(str(cut), crc_check=crc)
+
+
+def test_the_checksum_finds_a_flipped_bit_anywhere(tmp_path):
+    ms.save_checkpoint(AdamOffload(new_parameters()), str(tmp_path / "saved.ckpt"), crc_check=True)
+    content = (tmp_path / "saved.ckpt").read_bytes()
+    flips = np.random.default_rng(1).integers(8, size=len(content))
+    for place, bit in enumerate(flips):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << bit
+        (tmp_path / "damaged.ckpt").write_bytes(damaged)
+        with pytest.raises(ValueError, match="checkpoint"):
+            ms.load_checkpoint(str(tmp_path / "damaged.ckpt"), crc_check=True)
+
+
+def test_resuming_with_other_betas(host_kernel, tmp_path):
+    """The new betas count from there on, and the powers are the products of the betas of all steps."""
+    gradients = [np.linspace(-1, 1, 7, dtype=np.float32) * (1 + step) for step in range(6)]
+    start = np.linspace(1, 2, 7, dtype=np.float32)
+    oracle = Oracle([start], learning_rate=0.01)
+    before = AdamOffload([Parameter(Tensor(start), name="w")], 0.01, host_kernel=host_kernel)
+    for gradient in gradients[:3]:
+        before((Tensor(gradient),))
+        oracle.step([gradient])
+    ms.save_checkpoint(before, str(tmp_path / "saved.ckpt"))
+
+    betas = {"beta1": 0.8, "beta2": 0.99}
+    after = AdamOffload([Parameter(Tensor(start), name="w")], 0.01, **betas, host_kernel=host_kernel)
+    resume.load(after, tmp_path / "saved.ckpt")
+    other = Oracle([start], **betas)
+    oracle.beta1, oracle.rest1, oracle.beta2, oracle.rest2 = other.beta1, other.rest1, other.beta2, other.rest2
+    for gradient in gradients[3:]:
+        after((Tensor(gradient),))
+        oracle.step([gradient])
+    np.testing.assert_allclose(after.parameters[0].asnumpy(), oracle.weights[0], rtol=1e-6)
+    np.testing.assert_allclose(after.beta1_power.asnumpy(), [0.9**3 * 0.8**3], rtol=1e-6)
+    np.testing.assert_allclose(after.beta2_power.asnumpy(), [0.999**3 * 0.99**3], rtol=1e-6)
+
+
+def test_saving_removes_the_old_file_first(tmp_path, monkeypatch):
+    """As the documentation warns: a save that fails leaves no file of that name."""
     path = tmp_path / "saved.ckpt"
-    ms.save_checkpoint(AdamOffload(new_parameters()), str(path))
-    content = path.read_bytes()
-    path.chmod(0o600)
-    path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(ValueError, match="checkpoint"):
-        ms.load_checkpoint(str(path))
+    optimizer = AdamOffload(new_parameters())
+    ms.save_checkpoint(optimizer, str(path))
+
+    def fail(*arguments):
+        raise OSError("no space left")
+
+    for name in ("_write_parameter_data", "_write_parameter_bytes_data"):
+        monkeypatch.setattr(f"mindspore.train.serialization.{name}", fail)
+    with pytest.raises(OSError, match="no space left"):
+        ms.save_checkpoint(optimizer, str(path))
+    assert not path.exists()
 
 
 def test_an_optimizer_of_another_shape_is_refused(tmp_path):
