@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores, memory, and the limits of its container."""
+"""Reads how many cores and how much memory this process may use, its container's limits included."""
 
 import contextlib
 import math
@@ -7,19 +7,22 @@ import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-
+MEMINFO = Path("/proc/meminfo")
 NUMA_NODES = Path("/sys/devices/system/node")
+
+# A limit that does not exist, is "max" or is written in an unknown way counts as no limit.
+NO_LIMIT = (OSError, ValueError, IndexError, ZeroDivisionError)
 
 
 def allowed_cores():
-    """The cores that this process may run on, or those that its container may use the time of."""
+    """Returns the number of cores that this process may run on, or that its container gets the time of if fewer."""
     return math.ceil(min(len(os.sched_getaffinity(0)), container_cores()))
 
 
 def container_cores():
-    """How many cores' time the container may use; infinite without a limit."""
+    """Returns how many cores' time the container gets; infinite without a limit."""
     for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+        with contextlib.suppress(*NO_LIMIT):
             words = (CGROUP / quota).read_text().split()
             words += (CGROUP / period).read_text().split() if period else []
             if int(words[0]) > 0:
@@ -28,15 +31,15 @@ def container_cores():
 
 
 def container_memory():
-    """Bytes that the container may hold, and those of them that are free; infinite without a limit.
+    """Returns the container's limit in bytes, and how many of them are free; infinite without a limit.
 
-    Pages of files that nobody has used for long count as free, because the system takes them back before it refuses.
+    File pages that have not been used for long count as free: the system reclaims them before it refuses memory.
     """
     for limit, usage, stat, reclaimable in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
-        with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+        with contextlib.suppress(*NO_LIMIT):
             size = int((CGROUP / limit).read_text())
             statistics = dict(line.split() for line in (CGROUP / stat).read_text().splitlines())
             if size < 1 << 60:  # the old interface writes "no limit" as a number near the largest
@@ -45,15 +48,15 @@ def container_memory():
 
 
 def available_memory():
-    """Bytes that this process can still get without swapping."""
+    """Returns how many bytes this process can still get without swapping."""
     _, free = container_memory()
-    with open("/proc/meminfo", encoding="utf-8") as file:
-        free_of_system = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
+    lines = MEMINFO.read_text(encoding="utf-8").splitlines()
+    free_of_system = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
     return min(free_of_system, free)
 
 
 def numa_nodes():
-    """The cores of each NUMA node, by its number; empty where the system does not say."""
+    """Returns the cores of each NUMA node, by its number; empty if the system does not list them."""
     return {
         int(node.name.removeprefix("node")): (node / "cpulist").read_text().strip()
         for node in sorted(NUMA_NODES.glob("node[0-9]*"))
@@ -61,7 +64,7 @@ def numa_nodes():
 
 
 def cpu_name():
-    """The name of the CPU as it gives it, else its architecture."""
+    """Returns the CPU's own name, or its architecture if it has none."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))

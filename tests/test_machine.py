@@ -1,4 +1,4 @@
-"""What a process may use of its machine, read from files as the system writes them."""
+"""The cores and the memory of a process, read from files as the system writes them."""
 
 import math
 
@@ -36,9 +36,10 @@ GB = 10**9
             math.inf,
             math.inf,
         ),
+        ({"memory.max": "", "memory.current": "", "memory.stat": ""}, math.inf, math.inf),
         ({}, math.inf, math.inf),
     ],
-    ids=["limit", "unlimited", "version-1", "version-1-unlimited", "no-cgroup"],
+    ids=["limit", "unlimited", "version-1", "version-1-unlimited", "empty-files", "no-cgroup"],
 )
 def test_the_memory_of_a_container(files, size, free, tmp_path, monkeypatch):
     for name, text in files.items():

@@ -204,9 +204,22 @@ def test_installs_and_trains_without_a_compiler(tmp_path):
         ({"cpu.max": "max 100000"}, 64),
         ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({"cpu.max": ""}, 64),
+        ({"cpu.max": "100000 0"}, 64),
+        ({"cpu.max": "100000"}, 64),
         ({}, 64),
     ],
-    ids=["one-and-a-half", "half", "unlimited", "version-1", "version-1-unlimited", "no-cgroup"],
+    ids=[
+        "one-and-a-half",
+        "half",
+        "unlimited",
+        "version-1",
+        "version-1-unlimited",
+        "empty-file",
+        "no-time",
+        "no-period",
+        "no-cgroup",
+    ],
 )
 def test_the_limit_of_a_container(files, threads, tmp_path, fresh_library):
     for name, text in files.items():
