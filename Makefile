@@ -112,7 +112,7 @@ test-peers: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
 
-SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
+SCHEMA := $(BIN)/check-jsonschema --builtin-schema
 
 lint: $(VENV)/stamp
 	$(BIN)/ruff check .
@@ -123,7 +123,7 @@ lint: $(VENV)/stamp
 	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/zizmor --offline --quiet .github
-	$(BIN)/pre-commit validate-config
+	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
 
 HEADER := $(BIN)/reuse annotate --license Apache-2.0 --skip-existing
 
