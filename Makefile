@@ -5,8 +5,8 @@
 # make format        fix what the formatters can fix, and add missing licence headers
 # make docs          build the documentation: build/docs/en/index.html and build/docs/zh/index.html
 # make dist          build the source distribution and the wheels (x86-64; aarch64 with its cross-compiler)
-# make test-dist     check what `make dist` built: load each library, run the kernel's tests on its object files (aarch64
-#                    in an emulator), run tests from the source distribution
+# make test-dist     check what `make dist` built: load each library, run the kernel's tests on its object files (those
+#                    for aarch64 in an emulator), run tests from the source distribution
 # make test-oldest   test the wheel with the oldest supported MindSpore
 # make test-peers    compare with PyTorch and DeepSpeed; installs both
 # make kernel        test the native kernel alone, compiled by g++ and clang++
