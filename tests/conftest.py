@@ -1,4 +1,4 @@
-"""Graph mode for all tests, in a scratch folder: MindSpore writes what it compiles into the working directory."""
+"""Sets up all tests: graph mode, and a scratch folder, because MindSpore writes into the working directory."""
 
 import hypothesis
 import mindspore as ms
@@ -21,20 +21,20 @@ def _scratch_folder(tmp_path_factory):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
-    """Comes before a module's fixtures, whose random weights would else depend on the test that ran before."""
+    """Runs before the fixtures of a module. Otherwise their random weights would depend on the test before."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(1)
 
 
 @pytest.fixture(params=["native", "stock"])
 def host_kernel(request):
-    """Both host operations are held to the same promises."""
+    """Each of the two host operations; both make the same promises."""
     return request.param
 
 
 @pytest.fixture
 def fresh_library():
-    """Lets a test change how the native library is found and set up; afterwards it is loaded as it was before."""
+    """Lets a test change how the native library is found and set up. Afterwards, loads the library as before."""
     native_library.load.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         yield patch

@@ -5,10 +5,10 @@ from mindspore import Tensor, nn, ops
 
 
 class ManyKinds(nn.Cell):
-    """Every kind of layer that has parameters of a kind of its own: embedding, convolution, both norms, dense.
+    """One layer of each kind that has parameters: embedding, convolution, batch and layer norm, dense.
 
-    The convolution has no bias: the norm after it takes any bias out again, so the gradient of one would be nothing but
-    rounding, which Adam makes steps of full size of, and two runs that round differently would part.
+    The convolution has no bias. The norm after it would cancel a bias, whose gradient would be only rounding errors.
+    Adam turns these into steps of full size, and two runs that round differently would diverge.
     """
 
     def __init__(self):
@@ -27,7 +27,7 @@ class ManyKinds(nn.Cell):
 
 
 def many_kinds_batches(count, seed=3):
-    """Batches of 8 rows of 4 tokens, and their classes: whether low, middle or high tokens prevail."""
+    """Yields batches of 8 rows of 4 tokens, with the class of each row: a low, middle or high mean of its tokens."""
     random = np.random.default_rng(seed)
     for _ in range(count):
         tokens = random.integers(0, 11, (8, 4))
@@ -36,18 +36,18 @@ def many_kinds_batches(count, seed=3):
 
 
 def copy_weights(source, target):
-    """Gives `target`, a net of the same kind, the weights of `source`."""
+    """Copies the weights of `source` to `target`, a net of the same architecture."""
     for theirs, ours in zip(source.get_parameters(), target.get_parameters()):
         ours.set_data(Tensor(theirs.asnumpy()))
 
 
 def parameters_of(cell):
-    """The values of all parameters of a net or an optimizer, by name."""
+    """Returns the values of all parameters of a net or an optimizer, by name."""
     return {parameter.name: parameter.asnumpy().copy() for parameter in cell.get_parameters()}
 
 
 def assert_same(actual, expected):
-    """Values by name are the same bits."""
+    """Checks that two dicts of arrays have the same names and the same bits."""
     assert actual.keys() == expected.keys()
     for name, value in actual.items():
         assert value.tobytes() == expected[name].tobytes(), name

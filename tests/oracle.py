@@ -1,14 +1,14 @@
-"""Adam in float64, with the float32 constants of the documented optimizer; and Adams that are wrong on purpose.
+"""Adam in float64, with the float32 constants of the documented optimizer, and mutants that are wrong on purpose.
 
-Written from the contract and from the paper (Kingma and Ba, section 2), not from the kernel: a step at a time, on whole
-arrays, one line for each line of the algorithm.
+Written from the contract and from the paper (Kingma and Ba, section 2), not from the kernel. It works on whole arrays,
+with one line of code for each line of the algorithm.
 """
 
 import numpy as np
 
 
 class Oracle:
-    """The state and the steps of Adam for a list of arrays."""
+    """Adam for a list of arrays: its state, and its step."""
 
     def __init__(
         self,
@@ -33,13 +33,15 @@ class Oracle:
         self.weights = [np.asarray(weight, np.float64) for weight in weights]
         self.moment1 = [np.zeros_like(weight) for weight in self.weights]
         self.moment2 = [np.zeros_like(weight) for weight in self.weights]
-        # How large the terms of each moment have been: they may cancel, but the rounding of each remains.
+        # The largest terms that each moment was summed from. Terms may cancel, but their rounding errors remain.
         self.reach1 = [np.zeros_like(weight) for weight in self.weights]
         self.reach2 = [np.zeros_like(weight) for weight in self.weights]
 
     def step(self, gradients, weights=None):
-        """One step. With `weights`, the decay is that of these float32 weights, those of the optimizer before its step:
-        then no rounding of a weight gets into the moments, and what they may be off by is their own."""
+        """Takes one step. `weights` are the optimizer's float32 weights before its step, used for the decay.
+
+        With them, rounding errors of weights stay out of the moments, whose error is then only their own.
+        """
         self.power1, self.power2 = self.power1 * np.float32(self.beta1), self.power2 * np.float32(self.beta2)
         gradients = [np.asarray(gradient, np.float64) for gradient in gradients]
         factors = self.clip_factors([gradient * self.unscale for gradient in gradients])
@@ -59,7 +61,7 @@ class Oracle:
             self.weights[i] = self.updated(self.weights[i], direction, self.moment2[i])
 
     def clip_factors(self, gradients):
-        """Of each gradient, the factor that bounds the norm of all."""
+        """Returns a factor for each gradient; together they bound the global norm."""
         factor = 1.0
         if self.max_grad_norm is not None:
             factor = self.max_grad_norm / max(global_norm(gradients), self.max_grad_norm)
@@ -80,7 +82,7 @@ def global_norm(gradients):
 
 
 class AdamW(Oracle):
-    """Loshchilov and Hutter, algorithm 2: the decay is not a part of the gradient, and eps is at the corrected root."""
+    """Loshchilov and Hutter, algorithm 2: decay outside the gradient, eps added to the bias-corrected root."""
 
     def __init__(self, weights, weight_decay=0.01, **settings):
         super().__init__(weights, weight_decay=0.0, **settings)
@@ -141,7 +143,7 @@ class NesterovIgnored(Oracle):
 
 
 class ExactConstants(Oracle):
-    """1 - beta in exact arithmetic, which is not what float32 gives."""
+    """Computes 1 - beta exactly, not in float32."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -149,7 +151,7 @@ class ExactConstants(Oracle):
 
 
 class PenaltyForDecay(AdamW):
-    """The decay as an L2 penalty."""
+    """Adds the decay to the gradient, as an L2 penalty."""
 
     def __init__(self, weights, weight_decay=0.01, **settings):
         super().__init__(weights, weight_decay=0.0, **settings)
@@ -178,7 +180,7 @@ class NormOfEachTensor(AdamW):
 
 
 class ClippedPenalty(Oracle):
-    """Clips what the L2 penalty adds, too."""
+    """Clips the L2 penalty together with the gradient."""
 
     def decayed(self, gradient, weight):
         return gradient + self.factor * self.weight_decay * weight
@@ -205,13 +207,13 @@ MUTANTS = [
 ]
 
 
-# Ten steps round each moment twenty times, by half a unit each. Where gradients are clipped, the norm, the loss scale
-# in it, the factor and the product round too: a gradient by two units more, and its square by four.
+# Units in the last place. Ten steps round each moment twenty times, by half a unit each. With clipping, the norm, its
+# loss scale, the factor and the product are rounded too: two more units for a gradient, four for its square.
 MOMENT_UNITS, CLIPPED_MOMENT_UNITS = 4, 8
 
 
 def assert_agrees(oracle, weights, moment1, moment2):
-    """Element by element: weights to 1e-6 of 1 or of a larger weight, moments to a few units in the last place."""
+    """Compares element by element: weights to 1e-6, relative above 1; moments to a few units in the last place."""
     units = MOMENT_UNITS if oracle.max_grad_norm is None else CLIPPED_MOMENT_UNITS
     for i, expected in enumerate(oracle.weights):
         _assert_within(f"weight {i}", weights[i], expected, 1e-6 * np.maximum(1, np.abs(expected)))
@@ -220,12 +222,12 @@ def assert_agrees(oracle, weights, moment1, moment2):
 
 
 def _unit(values):
-    """The unit in the last place of each value in float32."""
+    """Returns the float32 unit in the last place of each value."""
     return np.spacing(np.abs(values).astype(np.float32)).astype(np.float64)
 
 
 def _assert_within(what, actual, expected, allowed):
     actual = np.asarray(actual, np.float64)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
-    wrong = ~(np.abs(actual - expected) <= allowed)  # so that NaN is wrong
+    wrong = ~(np.abs(actual - expected) <= allowed)  # negated, so that NaN is wrong
     assert not wrong.any(), f"{what}: {wrong.sum()} of {wrong.size} differ, {actual[wrong][0]} != {expected[wrong][0]}"

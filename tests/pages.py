@@ -19,7 +19,7 @@ def folder(language):
 
 
 def names(language):
-    """Of all pages, without their suffix."""
+    """Returns the names of all pages, without suffix."""
     return sorted(path.stem for path in folder(language).glob("*.rst"))
 
 
@@ -28,12 +28,12 @@ def source(language, page):
 
 
 def included(text):
-    """The files that a text includes, in their order."""
+    """Returns the paths that a text includes, in order."""
     return [path for _, path in _INCLUDE.findall(text)]
 
 
 def expanded(language, page):
-    """A page with the text of what it includes, as Sphinx reads it."""
+    """Returns a page with its includes expanded, as Sphinx reads it."""
 
     def fill(match):
         text = (folder(language) / match[2]).read_text(encoding="utf-8")
@@ -43,30 +43,30 @@ def expanded(language, page):
 
 
 def signature(text):
-    """What is in the parentheses after the documented name; None on a page that documents none."""
+    """Returns the signature that a page documents, without parentheses; None if it documents no class or function."""
     found = re.search(r"^\.\. py:(?:class|function):: [\w.]+\((.*)\)$", text, re.MULTILINE)
     return found and found[1]
 
 
 def section(text, *titles):
-    """What follows one of the bold titles, up to the next one."""
+    """Returns the text after one of the bold titles, up to the next bold title."""
     found = re.search(rf"\*\*(?:{'|'.join(titles)}){_COLON}\*\*\n((?:.|\n(?! *\*\*))*)", text)
     return found[1] if found else ""
 
 
 def parameters(text):
-    """Of each documented parameter, by name: its types, and its default as it is written or None."""
+    """Returns the types and the default (as written, or None) of each documented parameter, by name."""
     text = section(text, "Parameters", "参数") + section(text, "Keyword Arguments", "关键字参数")
     return {name: (types, (_DEFAULT.findall(rest) or [None])[-1]) for name, types, rest in _PARAMETER.findall(text)}
 
 
 def errors(text):
-    """The class of each documented error, with the arguments that its line names."""
+    """Returns the class of each documented error and the arguments named in its line."""
     return [(name, arguments(line)) for name, line in _ERROR.findall(section(text, "Raises", "异常"))]
 
 
 def errors_of_docstring(docstring):
-    """The same of a docstring."""
+    """Returns the same as `errors`, for a docstring."""
     found = re.search(r"^Raises:\n((?: {4,}.*\n|\n)*)", docstring + "\n", re.MULTILINE)
     lines = re.findall(r"^ {4}(\w+Error): ((?:.|\n {5,})*)", found[1], re.MULTILINE) if found else []
     return [(name, arguments(line)) for name, line in lines]
@@ -77,12 +77,12 @@ def arguments(line):
 
 
 def blocks(language, page):
-    """The literal blocks of a page, with their kind."""
+    """Returns the code blocks of a page, as pairs of kind and text."""
     return [
         (kind, textwrap.dedent(text).strip("\n") + "\n") for _, kind, text in _BLOCK.findall(source(language, page))
     ]
 
 
 def code(language, page, kind):
-    """The literal blocks of one kind."""
+    """Returns the text of the code blocks of one kind."""
     return [text for found, text in blocks(language, page) if found == kind]

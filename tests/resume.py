@@ -1,4 +1,4 @@
-"""Trains three parameters in pieces: run as a program, it continues in a new process what a test has begun."""
+"""Trains three parameters in parts. As a program, it continues a test's training in a new process."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ def new_optimizer(host_kernel, rate="float", decay="float"):
 
 
 def train(optimizer, steps):
-    """Takes steps; the gradients depend on how many have been taken before, and on the weights."""
+    """Takes `steps` steps and returns all values. The gradients depend on `global_step` and on the weights."""
     for _ in range(steps):
         random = np.random.default_rng(int(optimizer.global_step.asnumpy()[0]))
         noise = {name: random.standard_normal(shape) for name, shape in zip(NAMES, SHAPES)}
@@ -30,7 +30,7 @@ def train(optimizer, steps):
 
 
 def load(optimizer, path):
-    """Strictly: by default MindSpore goes on to load names that only end alike, moment1.w into w."""
+    """Loads strictly. By default, MindSpore also matches names by their end and would load moment1.w into w."""
     missing, unused = ms.load_param_into_net(optimizer, ms.load_checkpoint(str(path)), strict_load=True)
     assert not missing
     return unused
@@ -44,7 +44,7 @@ def continue_all(folder, host_kernel):
 
 
 def run_until_killed(folder, host_kernel):
-    """Saves after every step, for a minute at most."""
+    """Trains and saves after every step, for a minute at most."""
     optimizer = new_optimizer(host_kernel)
     end = time.monotonic() + 60
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""AdamW: element by element against float64, with groups and schedules, and from checkpoints of nn.AdamWeightDecay."""
+"""AdamW: against float64, with groups and schedules, and resumed from checkpoints of nn.AdamWeightDecay."""
 
 import mindspore as ms
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 from nets import assert_same, parameters_of
 from oracle import ADAMW_MUTANTS, AdamW, assert_agrees
-from test_update import notices, scenario_data
+from test_update import noticing_scenarios, scenario_data
 
 from mindspore_offload import AdamOffload, AdamWOffload, convert_adam_weight_decay
 
@@ -28,7 +28,7 @@ def writeback(request):
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_agrees_with_float64(scenario, host_kernel, writeback):
-    """Parameters of all dtypes in one optimizer; the oracle has the masters of those of 16 bits."""
+    """One optimizer has parameters of all dtypes. For 16-bit parameters, the oracle is compared with the masters."""
     weights, steps, settings = scenario_data(**SCENARIOS[scenario])
     dtypes = [ms.float32, ms.float32, ms.float16, ms.bfloat16, ms.float16, ms.float32]
     parameters = [Parameter(Tensor(w).astype(d), name=f"w{i}") for i, (w, d) in enumerate(zip(weights, dtypes))]
@@ -46,7 +46,7 @@ def test_agrees_with_float64(scenario, host_kernel, writeback):
 
 @pytest.mark.parametrize("mutant", ADAMW_MUTANTS)
 def test_a_wrong_adamw_would_be_noticed(mutant):
-    assert notices(AdamW, mutant, SCENARIOS)
+    assert noticing_scenarios(AdamW, mutant, SCENARIOS)
 
 
 class Warming(nn.learning_rate_schedule.LearningRateSchedule):
@@ -57,12 +57,12 @@ class Warming(nn.learning_rate_schedule.LearningRateSchedule):
 
 
 def rates_and_decays(step):
-    """Of the two groups below, in the step that is counted from 0."""
+    """Returns rate and decay of the two groups below at `step`, counted from 0."""
     return (np.float32(0.01 * min(step + 1, 20) / 20), 0.3), (np.float32(0.005), 0.0)
 
 
 def test_100_steps_with_groups_schedules_and_decay(host_kernel, writeback):
-    """An oracle for each group, whose rate is set before each step."""
+    """Each group has its own oracle, whose rate is set before each step."""
     random = np.random.default_rng(3)
     weights = [random.standard_normal(shape).astype(np.float32) for shape in [(33, 5), (17,)]]
     parameters = [Parameter(Tensor(weight), name=f"w{i}") for i, weight in enumerate(weights)]
@@ -91,14 +91,14 @@ def test_decay_spares_beta_and_gamma_outside_groups():
     np.testing.assert_allclose([p.asnumpy()[0] for p in parameters], [0.95, 1, 1], rtol=1e-6)
 
 
-def test_loss_scale_is_not_in_the_decay():
+def test_the_decay_does_not_depend_on_the_loss_scale():
     parameter = Parameter(Tensor(np.ones(3, np.float32)), name="w")
     AdamWOffload([parameter], 0.1, weight_decay=0.5, loss_scale=1024.0)((Tensor(np.zeros(3, np.float32)),))
     np.testing.assert_allclose(parameter.asnumpy(), 0.95, rtol=1e-6)
 
 
-def test_it_shares_all_but_the_decay():
-    """The same states, which load both ways; and without a decay and an eps that counts, the same update."""
+def test_adam_and_adamw_differ_only_in_the_decay():
+    """Both have states of the same names. Without decay and with a negligible eps, their updates are equal."""
     ends = []
     for optimizer_class in (AdamOffload, AdamWOffload):
         parameters = [Parameter(Tensor(np.linspace(-1, 1, 7, dtype=np.float32)), name="w")]
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_adam_weight_decay_loads(tmp_path):
     np.testing.assert_array_equal(ours.parameters[0].asnumpy(), theirs.parameters[0].asnumpy())
 
 
-def test_moments_of_16_bits_become_float32():
+def test_16_bit_moments_become_float32():
     weight = Parameter(Tensor(np.ones(3, np.float16)), name="w")
     theirs = nn.AdamWeightDecay([weight], 0.1)
     theirs((Tensor(np.ones(3, np.float16)),))
@@ -145,7 +145,7 @@ def test_moments_of_16_bits_become_float32():
     np.testing.assert_array_equal(ours.moment1[0].asnumpy(), np.float32(theirs.moments1[0].asnumpy()))
 
 
-def test_no_checkpoint_is_refused():
+def test_a_checkpoint_that_is_no_dict_is_refused():
     with pytest.raises(TypeError, match=r"'parameter_dict' must be a dict, but got 'saved.ckpt' of type str"):
         convert_adam_weight_decay("saved.ckpt")
 
@@ -155,7 +155,7 @@ def test_no_checkpoint_is_refused():
     [([-1], r"\[-1\]"), (np.zeros(0), r"\[\]"), ([3, 4], r"\[3, 4\]"), (np.float32([2.5]), r"\[2.5\]")],
     ids=["negative", "empty", "two", "fraction"],
 )
-def test_a_global_step_that_counts_no_steps_is_refused(global_step, shown):
+def test_a_global_step_that_is_no_count_is_refused(global_step, shown):
     dtype = None if np.asarray(global_step).dtype == np.float32 else ms.int32
     checkpoint = {
         "adam_m.w": Parameter(Tensor(np.ones(3, np.float32)), name="adam_m.w"),
@@ -166,7 +166,7 @@ def test_a_global_step_that_counts_no_steps_is_refused(global_step, shown):
 
 
 @pytest.mark.parametrize("betas", [{"beta1": 1.0}, {"beta2": 0.0}, {"beta2": float("nan")}], ids=str)
-def test_a_beta_of_no_optimizer_is_refused(betas):
+def test_a_beta_outside_0_and_1_is_refused(betas):
     checkpoint = {
         "adam_m.w": Parameter(Tensor(np.ones(3, np.float32)), name="adam_m.w"),
         "global_step": Parameter(Tensor([3], ms.int32), name="global_step"),

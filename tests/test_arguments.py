@@ -1,4 +1,4 @@
-"""What the optimizer accepts and refuses, and how it says so."""
+"""Arguments and gradients: accepted ones, refused ones, and the messages of the errors."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_wrong_arguments_are_refused(arguments, error, message, parameters):
     [case[0] for name, case in WRONG.items() if name != "host_kernel"],
     ids=[name for name in WRONG if name != "host_kernel"],
 )
-def test_the_replaced_optimizer_refuses_them_too(arguments, parameters):
+def test_the_replaced_optimizer_refuses_the_same_arguments(arguments, parameters):
     error = next(case[1] for case in WRONG.values() if case[0] is arguments)
     with pytest.raises(error):
         nn.AdamOffload(parameters, **arguments)
@@ -185,7 +185,7 @@ BAD_GRADIENTS = {
 
 @pytest.mark.parametrize(("gradients", "error", "message"), BAD_GRADIENTS.values(), ids=BAD_GRADIENTS)
 def test_gradients_that_do_not_fit_are_refused(gradients, error, message, host_kernel):
-    """State and weights are then as before."""
+    """State and weights stay as they were."""
     parameters = [Parameter(ones(), name=f"weight{i}") for i in range(2)]
     optimizer = AdamOffload(parameters, host_kernel=host_kernel)
     before = parameters_of(optimizer)
@@ -202,7 +202,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
-def test_a_parameter_that_changes_after_the_optimizer_is_made_is_refused(change, message, host_kernel):
+def test_a_parameter_whose_dtype_or_shape_changes_later_is_refused(change, message, host_kernel):
     parameters = [Parameter(Tensor(np.ones(3, np.float32)), name=name) for name in ("first", "second")]
     optimizer = AdamOffload(parameters, host_kernel=host_kernel)
     change(parameters[1])
@@ -213,8 +213,8 @@ def test_a_parameter_that_changes_after_the_optimizer_is_made_is_refused(change,
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["one", "groups"])
-def test_a_weight_decay_that_is_replaced_before_the_first_step_counts(grouped, parameters):
-    """As in the replaced optimizer. The first moment after a gradient of 0 is a tenth of decay times weight."""
+def test_a_weight_decay_replaced_before_the_first_step_is_used(grouped, parameters):
+    """As in the replaced optimizer. After a gradient of 0, the first moment is a tenth of decay times weight."""
     optimizer = AdamOffload([{"params": parameters, "weight_decay": 0.1}] if grouped else parameters, weight_decay=0.1)
     new = Tensor(0.5, mstype.float32)
     optimizer.weight_decay = (new,) if grouped else new
@@ -222,7 +222,7 @@ def test_a_weight_decay_that_is_replaced_before_the_first_step_counts(grouped, p
     np.testing.assert_allclose(optimizer.moment1[0].asnumpy(), 0.05, rtol=1e-6)
 
 
-def test_gradients_of_16_bits_are_taken(host_kernel):
+def test_16_bit_gradients_are_accepted(host_kernel):
     weight = Parameter(ones(), name="weight")
     optimizer = AdamOffload([weight], learning_rate=0.5, host_kernel=host_kernel)
     optimizer((Tensor(np.array([1, -2, 0], np.float16)),))

@@ -1,4 +1,4 @@
-"""Checkpoints go to and come from the optimizers that are replaced, and training resumes with the same bits."""
+"""Checkpoints are exchanged with the optimizers that are replaced, and training resumes with the same bits."""
 
 import random
 import subprocess
@@ -24,7 +24,7 @@ def start_program(*arguments):
     return subprocess.Popen([sys.executable, resume.__file__, *map(str, arguments)])
 
 
-# Except that nn.AdamOffload refuses the shape in which nn.Adam saves beta powers.
+# All pairs but one: nn.AdamOffload refuses the shape in which nn.Adam saves beta powers.
 PAIRS = [(source, target) for source in ALL for target in ALL if (source, target) != ("nn.Adam", "replaced")]
 
 
@@ -47,7 +47,7 @@ def test_checkpoints_of_one_load_into_another(source, target, tmp_path):
 
 
 def test_resume_in_a_new_process(host_kernel, tmp_path):
-    """For every form of the learning rate: stop, save, load, go on, against a run without a break."""
+    """Every form of the learning rate is saved, loaded and trained on, and compared with an uninterrupted run."""
     unbroken = {}
     for rate, decay in resume.FORMS:
         optimizer = resume.new_optimizer(host_kernel, rate, decay)
@@ -60,7 +60,7 @@ def test_resume_in_a_new_process(host_kernel, tmp_path):
 
 
 def test_a_killed_process_resumes_from_its_last_whole_checkpoint(host_kernel, tmp_path):
-    """Killed at a random moment, which is between two steps or in the middle of saving."""
+    """The process is killed at a random moment, between two steps or while saving."""
     program = start_program("run", tmp_path, host_kernel)
     while len(list(tmp_path.glob("*.ckpt"))) < 3 and program.poll() is None:
         time.sleep(0.01)
@@ -161,7 +161,7 @@ def test_an_optimizer_of_another_shape_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("new", [0.5, [0.5, 0.25]], ids=["number", "list"])
-def test_a_new_learning_rate_is_kept_where_the_checkpoint_has_none(new):
+def test_a_new_learning_rate_is_kept_if_the_checkpoint_has_none(new):
     before, after = AdamOffload(new_parameters(), 0.125), AdamOffload(new_parameters(), new)
     saved = {parameter.name: parameter for parameter in before.get_parameters()}
     if new == 0.5:
@@ -196,7 +196,7 @@ def test_weights_loaded_after_construction_are_honoured(host_kernel):
 
 
 def test_model_checkpoints(host_kernel, tmp_path):
-    """A net that is trained on through `Model` and `ModelCheckpoint` ends as one that was never interrupted."""
+    """A net resumed through `Model` and `ModelCheckpoint` ends with the bits of an uninterrupted one."""
     random = np.random.default_rng(1)
     columns = random.standard_normal((8, 4)).astype(np.float32), random.standard_normal((8, 2)).astype(np.float32)
 
@@ -223,57 +223,57 @@ def test_model_checkpoints(host_kernel, tmp_path):
     assert_same(parameters_of(net), parameters_of(unbroken_net))
 
 
-HALVES = {"float16": ms.float16, "bfloat16": ms.bfloat16}
+DTYPES_16_BIT = {"float16": ms.float16, "bfloat16": ms.bfloat16}
 
 
-def new_half_parameters(dtype):
+def new_16_bit_parameters(dtype):
     return [Parameter(Tensor(p.asnumpy()).astype(dtype), name=p.name) for p in new_parameters()]
 
 
-def train_half(optimizer, steps):
-    """As `resume.train`, for parameters of 16 bits; the values as float32."""
+def train_16_bit(optimizer, steps):
+    """Does the same as `resume.train` for 16-bit parameters. Returns the values as float32."""
     for _ in range(steps):
         random = np.random.default_rng(int(optimizer.global_step.asnumpy()[0]))
         optimizer(tuple(Tensor(random.standard_normal(p.shape), p.dtype) for p in optimizer.parameters))
     return {p.name: p.float().asnumpy() for p in optimizer.get_parameters()}
 
 
-@pytest.mark.parametrize("dtype", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("dtype", DTYPES_16_BIT.values(), ids=DTYPES_16_BIT)
 def test_masters_are_saved_and_resumed(dtype, host_kernel, tmp_path):
-    """Small steps, so that what the masters hold beyond the parameters decides."""
-    optimizer = AdamOffload(new_half_parameters(dtype), 1e-5, host_kernel=host_kernel)
-    train_half(optimizer, 3)
+    """The steps are so small that the extra bits of the masters matter."""
+    optimizer = AdamOffload(new_16_bit_parameters(dtype), 1e-5, host_kernel=host_kernel)
+    train_16_bit(optimizer, 3)
     ms.save_checkpoint(optimizer, str(tmp_path / "saved.ckpt"))
     saved = ms.load_checkpoint(str(tmp_path / "saved.ckpt"))
     masters = {f"master.{parameter.name}" for parameter in optimizer.parameters}
     assert {name for name in saved if name.startswith("master.")} == masters
 
-    resumed = AdamOffload(new_half_parameters(dtype), 1e-5, host_kernel=host_kernel)
+    resumed = AdamOffload(new_16_bit_parameters(dtype), 1e-5, host_kernel=host_kernel)
     assert resume.load(resumed, tmp_path / "saved.ckpt") == []
-    unbroken = train_half(optimizer, 3)
-    assert_same(train_half(resumed, 3), unbroken)
+    unbroken = train_16_bit(optimizer, 3)
+    assert_same(train_16_bit(resumed, 3), unbroken)
 
-    without = AdamOffload(new_half_parameters(dtype), 1e-5, host_kernel=host_kernel)
+    without = AdamOffload(new_16_bit_parameters(dtype), 1e-5, host_kernel=host_kernel)
     kept = {name: value for name, value in saved.items() if name not in masters}
     missing, _ = ms.load_param_into_net(without, kept, strict_load=True)
     assert set(missing) == masters
-    again = train_half(without, 3)
+    again = train_16_bit(without, 3)
     for parameter in without.parameters:
-        # As good as its parameter is: half a unit of 8 bits of mantissa, or of 11.
+        # The master restarts from its parameter, which is off by half a unit of 8 or 11 bits of mantissa.
         half_a_unit = 2.0**-9 if dtype == ms.bfloat16 else 2.0**-12
         name = f"master.{parameter.name}"
         np.testing.assert_allclose(again[name], unbroken[name], rtol=1.01 * half_a_unit)
         assert (again[name] != unbroken[name]).any()
 
 
-@pytest.mark.parametrize("dtype", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("dtype", DTYPES_16_BIT.values(), ids=DTYPES_16_BIT)
 def test_a_float32_checkpoint_loads_into_a_16_bit_net(dtype, tmp_path):
-    """The parameters are rounded to nearest even; given to the masters as well, no bit of the weights is lost."""
+    """The parameters are rounded to nearest even. Loaded into the masters too, the weights lose no bit."""
     single = AdamOffload(new_parameters(), 1e-5)
     expected = resume.train(single, 3)
     ms.save_checkpoint(single, str(tmp_path / "saved.ckpt"))
 
-    optimizer = AdamOffload(new_half_parameters(dtype), 1e-5)
+    optimizer = AdamOffload(new_16_bit_parameters(dtype), 1e-5)
     saved = ms.load_checkpoint(str(tmp_path / "saved.ckpt"))
     for parameter in optimizer.parameters:
         name = f"master.{parameter.name}"
@@ -283,7 +283,7 @@ def test_a_float32_checkpoint_loads_into_a_16_bit_net(dtype, tmp_path):
     for parameter, master in zip(optimizer.parameters, optimizer.master):
         np.testing.assert_array_equal(parameter.float().asnumpy(), rounded(expected[parameter.name], dtype))
         np.testing.assert_array_equal(master.asnumpy(), expected[parameter.name])
-    # The next step is that of the float32 weights, to the bit.
+    # The next step gives the same bits as for float32 weights.
     single(tuple(Tensor(np.full(p.shape, 0.5, np.float32)) for p in single.parameters))
     optimizer(tuple(Tensor(np.full(p.shape, 0.5), dtype) for p in optimizer.parameters))
     for parameter, master, exact in zip(optimizer.parameters, optimizer.master, single.parameters):

@@ -23,7 +23,7 @@ SOURCE_TREE = Path(commands.__file__).parents[2]
 
 
 def header(text, values=0):
-    """The bytes of a .safetensors file with this header."""
+    """Returns the bytes of a .safetensors file with this header."""
     text = text if isinstance(text, bytes) else text.encode()
     return struct.pack("<Q", len(text)) + text + bytes(values)
 
@@ -37,14 +37,14 @@ def varint(number):
 
 
 def field(number, content):
-    """A field of a protocol buffer: a whole number or bytes."""
+    """Returns a field of a protocol buffer; its content is a whole number or bytes."""
     if isinstance(content, int):
         return varint(number << 3) + varint(content)
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def entry(dims=(2,), dtype=b"Float32", content=bytes(8), name=b"w"):
-    """An entry of a .ckpt file."""
+    """Returns an entry of a .ckpt file."""
     dims = b"".join(field(1, dim) for dim in dims)
     return field(1, field(1, name) + field(2, dims + field(2, dtype) + field(3, content)))
 
@@ -129,7 +129,7 @@ def test_a_bad_file_is_refused_in_one_line(name, content, message, tmp_path, cap
         ("nothing", "No such file or directory"),
     ],
 )
-def test_what_is_no_file_is_refused(kind, message, suffix, tmp_path):
+def test_a_path_that_is_no_regular_file_is_refused(kind, message, suffix, tmp_path):
     path = tmp_path / f"{kind}.{suffix}"
     if kind == "fifo":
         os.mkfifo(path)
@@ -143,7 +143,7 @@ def test_what_is_no_file_is_refused(kind, message, suffix, tmp_path):
         sizes.of_checkpoint(str(path))
 
 
-# Memory and CPU time of the whole process have limits that reading such a file as it asks for would break.
+# Limits the memory and the CPU time of the process. Reading all that such a file claims to hold would exceed them.
 LIMITED = """
 import json, resource, sys
 from mindspore_offload.commands import sizes
@@ -172,7 +172,7 @@ LARGE = tensor("[1000, 250000000]", offsets=f"[0, {TB}]")
 
 
 def long_field(number, length):
-    """The beginning of a field of so many bytes."""
+    """Returns the beginning of a field of `length` bytes."""
     return varint(number << 3 | 2) + varint(length)
 
 
@@ -187,8 +187,8 @@ def long_field(number, length):
     ],
     ids=["header", "spaces", "lists", "name", "zeros"],
 )
-def test_a_file_of_a_terabyte_takes_neither_memory_nor_time(name, start, message, tmp_path):
-    """The file is sparse: what is not written reads as zeros and takes no space."""
+def test_a_bad_file_of_a_terabyte_is_refused_within_the_limits(name, start, message, tmp_path):
+    """The file is sparse: its unwritten part reads as zeros and takes no space."""
     path = tmp_path / name
     path.write_bytes(start)
     os.truncate(path, TB)
@@ -214,7 +214,7 @@ def test_a_whole_checkpoint_of_a_terabyte_is_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole_files(tmp_path_factory):
-    """The bytes of a checkpoint with several dtypes, of either kind."""
+    """Returns the folder and the contents of two valid checkpoints, .ckpt and .safetensors, of several dtypes."""
     folder = tmp_path_factory.mktemp("whole")
     saved = [
         Parameter(Tensor(np.ones((3, 5), np.float32)), name="first.weight"),
@@ -232,7 +232,7 @@ def whole_files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["ckpt", "safetensors"])
-def test_a_whole_file(kind, whole_files):
+def test_a_whole_file_is_read(kind, whole_files):
     folder, _ = whole_files
     weights, others = sizes.of_checkpoint(str(folder / f"whole.{kind}"))
     expected = {("first.weight", 15, "float32"), ("second.weight", 7, "float16"), ("scale", 1, "float32")}
@@ -242,8 +242,8 @@ def test_a_whole_file(kind, whole_files):
 
 @pytest.mark.parametrize("kind", ["ckpt", "safetensors"])
 @given(data=st.data())
-def test_a_damaged_file_is_refused_or_holds_what_is_read(kind, whole_files, data):
-    """Some bytes are exchanged, then bytes are cut off or put in."""
+def test_a_damaged_file_is_refused_or_holds_the_sizes_read(kind, whole_files, data):
+    """Some bytes are replaced, then bytes are removed or inserted."""
     folder, contents = whole_files
     content = bytearray(contents[kind])
     for place, value in data.draw(st.dictionaries(st.integers(0, len(content) - 1), st.integers(0, 255))).items():

@@ -1,4 +1,4 @@
-"""Clipping by the global norm, and steps that are not taken because the norm is not finite."""
+"""Clipping by the global norm, and steps skipped because the norm is not finite."""
 
 import mindspore as ms
 import numpy as np
@@ -29,7 +29,7 @@ def gradients_for(parameters, size=1.0, seed=6):
 
 
 def spoiled(gradients, value):
-    """The same, with one element of the last that is not finite."""
+    """Returns the gradients with one element of the last one replaced by `value`."""
     last = gradients[-1].asnumpy().copy()
     last[3] = value
     return (*gradients[:-1], Tensor(last))
@@ -46,8 +46,8 @@ def test_the_norm_is_that_of_all_gradients(size, host_kernel):
 
 
 @pytest.mark.parametrize("value", [1.0, np.inf, np.nan], ids=str)
-def test_it_clips_as_mindspore_does(value, host_kernel, writeback, new_optimizer):
-    """Against `ops.clip_by_global_norm` before an optimizer that doesn't clip: of infinite and NaN norms, too."""
+def test_clips_as_mindspore_does(value, host_kernel, writeback, new_optimizer):
+    """Equals `ops.clip_by_global_norm` and an optimizer that doesn't clip, for infinite and NaN norms too."""
     ends = []
     for inside in (True, False):
         parameters = new_parameters(["float32", "float32"])
@@ -88,7 +88,7 @@ def test_both_writebacks_end_in_the_same_bits(settings, new_optimizer):
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_the_number_of_threads_does_not_matter(threads):
-    """Several chunks of gradients, whose sums are added."""
+    """The gradients are several chunks, each with its own sum."""
     library = native_library.load()
     before = library.MindsporeOffloadThreads()
     ends = []
@@ -104,8 +104,8 @@ def test_the_number_of_threads_does_not_matter(threads):
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0], ids=["not-clipped", "clipped"])
-def test_a_step_that_is_not_finite_is_not_taken(max_grad_norm, host_kernel, writeback, new_optimizer):
-    """It leaves everything as it was but its count and the norm; what follows is as if it had not been."""
+def test_a_nonfinite_step_is_skipped(max_grad_norm, host_kernel, writeback, new_optimizer):
+    """A skipped step changes only `skipped_steps` and `global_norm`. The steps after it are as without it."""
     ends = {}
     for disturbed in (False, True):
         parameters = new_parameters([*MIXED, "float32"])
@@ -119,7 +119,7 @@ def test_a_step_that_is_not_finite_is_not_taken(max_grad_norm, host_kernel, writ
             skip_nonfinite=True,
         )
         for step in range(3):
-            value = {0: np.inf, 2: np.nan}.get(step)  # also as the first step
+            value = {0: np.inf, 2: np.nan}.get(step)  # the first step, too
             if disturbed and value is not None:
                 before = values(optimizer)
                 optimizer(spoiled(gradients_for(parameters), value))
@@ -156,7 +156,7 @@ def test_norm_and_count_are_saved_and_optional(tmp_path):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_are_not_copied(dtype, writeback):
-    """Besides the two operations of the library nothing touches a gradient, and the norm is one launch."""
+    """Only the two operations of the library touch a gradient, and the norm is one launch."""
     net = nn.Dense(300, 300).to_float(ms.float32)
     for parameter in net.get_parameters():
         parameter.set_dtype(DTYPES[dtype])
@@ -165,14 +165,14 @@ def test_gradients_are_not_copied(dtype, writeback):
     )
     found = placement_report(nn.TrainOneStepCell(net, optimizer), Tensor(np.ones((2, 300), np.float32)))
     launched = [operation for operation in found.operations if operation.name.startswith("Custom")]
-    assert sorted(launched) == [(f"Custom {name}", "host") for name in sorted([names[writeback], "GradientNorm"])]
+    assert sorted(launched) == [(f"Custom {name}", "host") for name in sorted([UPDATES[writeback], "GradientNorm"])]
     assert {operation.name for operation in found.operations if operation.place == "device"} <= {
         "AssignAdd",
         "Assign",
     } | ({"InplaceCopy"} if dtype == "bfloat16" else set())
 
 
-names = {"in_place": "AdamInPlace", "assign": "AdamAssign"}
+UPDATES = {"in_place": "AdamInPlace", "assign": "AdamAssign"}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,6 @@ names = {"in_place": "AdamInPlace", "assign": "AdamAssign"}
     ],
     ids=str,
 )
-def test_arguments_that_are_refused(settings, error, text, new_optimizer):
+def test_wrong_arguments_are_refused(settings, error, text, new_optimizer):
     with pytest.raises(error, match=f"For '{new_optimizer.__name__}', the argument {text}"):
         new_optimizer(new_parameters(["float32"]), **settings)

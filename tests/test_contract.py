@@ -1,7 +1,7 @@
-"""The documented contract, a case a line, for this optimizer with both host operations and for the one it replaces.
+"""The documented contract, one case a line, for both host operations and for the optimizer that is replaced.
 
-Every case trains three parameters for four steps; what it says of learning rate and weight decay goes into one float64
-oracle for each parameter. Running `nn.AdamOffload` through the same table tests our reading of it.
+Every case trains three parameters for four steps and compares each with its own float64 oracle, which has the learning
+rate and the weight decay of the case. `nn.AdamOffload` runs through the same table, which checks the table itself.
 """
 
 import mindspore as ms
@@ -75,7 +75,7 @@ def warm_up(step):
 
 RATES = [0.1, 0.05, 0.2, 0.01]
 
-# What the user writes for the learning rate, and what it is in step 0, 1, ...
+# The learning rate as the user writes it, and its value in step 0, 1, ...
 LEARNING_RATES = {
     "float": (lambda: 0.02, lambda step: 0.02),
     "int": (lambda: 1, lambda step: 1.0),
@@ -100,8 +100,8 @@ WEIGHT_DECAYS = {
     "cell": (GrowingDecay, growing),
 }
 
-# What the user writes as groups of the three parameters; the learning rate and weight decay of each parameter at a
-# step, where the optimizer's own are 0.02 and 0.1.
+# The groups as the user writes them, then the learning rates and the weight decays of the three parameters at a step.
+# The defaults of the optimizer are 0.02 and 0.1.
 GROUPS = {
     "one-sets-nothing": (
         lambda w, g, b: [{"params": [w, g]}, {"params": [b], "lr": 0.3}],
@@ -141,7 +141,7 @@ GROUPS = {
 
 
 def check(optimizer, rates, decays, **settings):
-    """Takes the steps and compares with an oracle for each parameter; the optimizer holds them in any order."""
+    """Takes the steps and compares each parameter with its oracle. The optimizer may hold them in any order."""
     scale = settings.get("loss_scale", 1.0)
     parameters = {parameter.name: parameter for parameter in optimizer.parameters}
     places = [[p.name for p in optimizer.parameters].index(name) for name in NAMES]
@@ -185,7 +185,7 @@ def test_order_params_keeps_their_order(make):
 
 @pytest.mark.parametrize("kind", ["numbers", "schedules"])
 def test_a_group_for_each_of_many_parameters(kind):
-    """As for rates that fall from layer to layer. With a gradient of 1, the first step is the learning rate."""
+    """Layer-wise learning rates need such groups. With a gradient of 1, the first step is the learning rate."""
     rates = 1e-3 * np.arange(1, 301)
     parameters = [Parameter(Tensor(np.ones(2, np.float32)), name=f"weight{i}") for i in range(len(rates))]
     groups = [
@@ -229,7 +229,7 @@ def test_assigning_the_learning_rate_takes_effect(make):
     assert optimizer.global_step.asnumpy() == [2]
 
 
-def test_a_list_of_rates_that_ends_is_an_error(make):
+def test_a_step_after_the_end_of_a_list_of_rates_is_an_error(make):
     optimizer = make(new_parameters(), learning_rate=RATES[:2])
     steps = [tuple(Tensor(gradient) for gradient in gradients) for gradients in gradients_of_steps(3)]
     optimizer(steps[0])
@@ -245,7 +245,7 @@ def test_nonfinite_gradients_stay_in_their_elements(make):
     weight = parameter.asnumpy()
     assert np.isnan(weight[0])
     assert np.isnan(weight[1])
-    np.testing.assert_allclose(weight[2:], [0.5, 1.0], rtol=1e-6)  # the square of 1e30 is infinite: no update
+    np.testing.assert_allclose(weight[2:], [0.5, 1.0], rtol=1e-6)  # 1e30 squared is infinite: no update
 
 
 WRONG_GROUPS = {
@@ -273,7 +273,7 @@ def test_wrong_parameters_are_refused(case, make):
 
 
 def test_a_generator_in_a_group_is_read_once(make_ours):
-    """The replaced optimizer silently gets no parameters from one."""
+    """The replaced optimizer silently gets no parameters from a generator."""
     optimizer = make_ours([{"params": (parameter for parameter in new_parameters())}])
     assert [parameter.name for parameter in optimizer.parameters] == list(NAMES)
 

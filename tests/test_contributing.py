@@ -1,4 +1,4 @@
-"""The contributing page names files and functions that exist."""
+"""The files and functions named on the contributing page exist."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def names(language):
 
 
 @pytest.mark.parametrize("name", sorted(names("en")))
-def test_the_page_names_what_exists(name):
+def test_the_named_file_or_function_exists(name):
     if re.search(r"[./]", name):
         assert any((root / name).exists() for root in (pages.ROOT, pages.ROOT / "mindspore_offload"))
     else:

@@ -1,6 +1,6 @@
-"""The documentation says the same in both languages, and what the code says; its examples run.
+"""The documentation agrees in both languages and with the code, and its examples run.
 
-Both languages show the same code, comments aside, so the examples of one are run.
+Both languages show the same code, except for comments, so only the English examples are run.
 """
 
 import ast
@@ -22,7 +22,7 @@ PUBLIC = [name for name in mindspore_offload.__all__ if callable(getattr(mindspo
 REFERENCE = [page for page in pages.names("en") if page.startswith("mindspore_offload.")]
 PROGRAMS = [page for page in pages.names("en") if page not in REFERENCE and pages.code("en", page, "python")]
 
-# The examples of convert_adam_weight_decay cause it, and the pages say so.
+# The examples of convert_adam_weight_decay cause this warning, and the pages say so.
 pytestmark = pytest.mark.filterwarnings("ignore:nn.AdamWeightDecay does not correct the bias")
 
 
@@ -97,9 +97,9 @@ def test_a_page_has_the_errors_of_the_code(page, language):
 
 
 def messages():
-    """Every error and warning in the package's Python code, as a pattern that has its gaps.
+    """Yields every error and warning in the package's Python code as a pattern, with `.+` for each inserted value.
 
-    Those of the commands are for the command line, and say what to do themselves.
+    Errors of the commands are excluded: they explain themselves.
     """
     for path in sorted({*PACKAGE.rglob("*.py")} - {*PACKAGE.glob("commands/**/*.py")}):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -107,7 +107,7 @@ def messages():
             if not isinstance(call, ast.Call) or not call.args:
                 continue
             name, text = ast.unparse(call.func), call.args[0]
-            # An AttributeError is Python's own, of a name that a module lacks.
+            # An AttributeError has Python's own text, for a name that a module lacks.
             is_ours = name in ("_warn_once", "warnings.warn") or (
                 isinstance(node, ast.Raise) and name != "AttributeError"
             )
@@ -120,7 +120,7 @@ MESSAGES = sorted(set(messages()))
 
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
-def test_every_message_is_explained_and_no_other(language):
+def test_exactly_the_messages_of_the_code_are_explained(language):
     explained = [" ".join(text.split()) for text in pages.code(language, "troubleshooting", "text")]
     assert [message for message in MESSAGES if not any(re.fullmatch(message, text) for text in explained)] == []
     assert [text for text in explained if not any(re.fullmatch(message, text) for message in MESSAGES)] == []
@@ -128,7 +128,7 @@ def test_every_message_is_explained_and_no_other(language):
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
 def test_every_part_of_the_package_is_in_the_list_of_files(language):
-    """A folder, or a file; a header is known by the name of its source."""
+    """A part is a folder or a file. A header shares the entry of its source."""
     text = pages.source(language, "contributing")
     parts = {path.parent.name + "/" for path in PACKAGE.glob("*/__init__.py")}
     parts |= {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("_")}
@@ -157,7 +157,7 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PROGRAMS)
 def test_the_examples_of_a_guide_run(page, tmp_path, monkeypatch, capfd):
-    """One after the other, as a program; what it prints is what stands below them."""
+    """The examples of a page run as one program, and print the output shown below them."""
     code = "\n\n".join(pages.code("en", page, "python"))
     monkeypatch.chdir(tmp_path)
     Path("example.py").write_text(code, encoding="utf-8")  # MindSpore reads the source of a `construct`

@@ -1,4 +1,4 @@
-"""The documentation in a browser: read from the disk, in both languages, on a desktop and on a phone."""
+"""The documentation in a browser, opened from disk: in both languages, on a desktop and on a phone."""
 
 import importlib
 import json
@@ -10,9 +10,9 @@ import sys
 import pages
 import pytest
 
-# In continuous integration all that is needed has to be there.
+# In continuous integration, a missing tool is an error.
 CI = bool(os.environ.get("CI"))
-load = importlib.import_module if CI else pytest.importorskip  # which skips these tests, and says why
+load = importlib.import_module if CI else pytest.importorskip  # importorskip skips these tests and says why
 webdriver = load("selenium.webdriver")
 WebDriverWait = load("selenium.webdriver.support.wait").WebDriverWait
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not all(TOOLS.values()) and not CI, reason="inst
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """The folder of both languages, built as `make docs` does."""
+    """Returns the folder of both languages, built as by `make docs`."""
     folder = tmp_path_factory.mktemp("docs")
     for language in pages.LANGUAGES:
         build = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-n", "--keep-going"]
@@ -39,7 +39,7 @@ def browser(tmp_path_factory):
     options.binary_location = TOOLS["chromium"]
     quiet = ["quic", "background-networking", "component-update", "sync", "gpu"]
     options.add_argument("--headless=new")
-    options.add_argument("--no-sandbox")  # it refuses to run as root with one
+    options.add_argument("--no-sandbox")  # Chromium refuses to run as root in its sandbox
     options.add_argument("--no-first-run")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
     for name in quiet:
@@ -63,8 +63,8 @@ def url(built, language, page):
     return (built / language / f"{page}.html").as_uri()
 
 
-def asked_for(browser):
-    """Every address that was asked for since the last call, and those that could not be had."""
+def requested(browser):
+    """Returns every address requested since the last call, and the addresses that failed to load."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {e["params"]["requestId"]: e["params"]["request"]["url"] for e in events if e["method"] == SENT}
     failed = [asked.get(e["params"]["requestId"]) for e in events if e["method"] == "Network.loadingFailed"]
@@ -77,20 +77,20 @@ SENT = "Network.requestWillBeSent"
 @pytest.mark.parametrize("language", pages.LANGUAGES)
 def test_no_page_needs_the_network(browser, built, language):
     browser.get("about:blank")
-    asked_for(browser)  # those of the browser's own first page
+    requested(browser)  # drops the requests of the browser's first page
     for page in [*pages.names(language), "search", "genindex"]:
         browser.get(url(built, language, page))
         wait(browser, lambda b: b.execute_script("return document.readyState") == "complete")
         if find(browser, ".math"):
             wait(browser, lambda b: find(b, "mjx-container"))
-        asked, failed = asked_for(browser)
+        asked, failed = requested(browser)
         assert [address for address in asked if not address.startswith(("file:", "data:", "blob:"))] == []
         assert failed == [], page
         assert any(address.endswith(f"{page}.html") for address in asked)
 
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
-def test_formulas_are_set(browser, built, language):
+def test_formulas_are_rendered(browser, built, language):
     browser.get(url(built, language, API))
     wait(browser, lambda b: find(b, "div.math mjx-container"))
     assert find(browser, "mjx-merror") == []
@@ -102,7 +102,7 @@ def test_formulas_are_set(browser, built, language):
 
 @pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
 @pytest.mark.parametrize("language", pages.LANGUAGES)
-def test_nothing_sticks_out(browser, built, language, width):
+def test_no_page_is_wider_than_the_window(browser, built, language, width):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500},
@@ -118,7 +118,7 @@ def test_nothing_sticks_out(browser, built, language, width):
 
 @pytest.mark.parametrize("page", ["index", API, "search"])
 @pytest.mark.parametrize("language", pages.LANGUAGES)
-def test_the_language_is_switched_and_back(browser, built, language, page):
+def test_the_language_is_switched_there_and_back(browser, built, language, page):
     browser.get(url(built, language, page))
     for there in (OTHER[language], language):
         (link,) = find(browser, ".languages a")

@@ -1,4 +1,4 @@
-"""A loss scale that is a Parameter: read in each step, and as good as a fixed one of the same value."""
+"""A loss scale in a Parameter: read in each step, with the same result as a fixed scale of the same value."""
 
 import mindspore as ms
 import numpy as np
@@ -24,8 +24,8 @@ SETTINGS = {
 
 @pytest.mark.parametrize(("writeback", "shape"), [("in_place", ()), ("assign", (1,))])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_it_ends_as_a_fixed_scale(settings, writeback, shape, host_kernel, new_optimizer):
-    """The scale of the last step is another one. Powers of two, which scale without rounding."""
+def test_ends_in_the_bits_of_a_fixed_scale(settings, writeback, shape, host_kernel, new_optimizer):
+    """The scale changes before the last step. Both scales are powers of two, which scale without rounding."""
     scale = Parameter(Tensor(np.full(shape, 1024.0, np.float32)), name="scale")
     ends = []
     for loss_scale in (1024.0, scale):
@@ -43,8 +43,8 @@ def test_it_ends_as_a_fixed_scale(settings, writeback, shape, host_kernel, new_o
     assert_same(*ends)
 
 
-def test_it_is_saved_with_the_optimizer():
-    """A training that resumes needs it to go on as it would have."""
+def test_the_scale_is_saved_with_the_optimizer():
+    """A resumed training needs the scale to continue unchanged."""
     scale = Parameter(Tensor(8.0, ms.float32), name="scale_value")
     optimizer = AdamOffload(new_parameters(["float32"]), loss_scale=scale)
     assert "scale_value" in {parameter.name for parameter in optimizer.get_parameters()}
@@ -66,8 +66,8 @@ class Step(nn.Cell):
         return norm
 
 
-def test_a_dynamic_loss_scaler_comes_down_until_gradients_fit():
-    """Of float16: 2 times 65536 is infinite, as is 2 times 32768. The norm is that of the unscaled gradients."""
+def test_a_dynamic_loss_scaler_falls_until_gradients_fit():
+    """In float16, 2 times 65536 and 2 times 32768 are infinite. The norm is computed from unscaled gradients."""
     scaler = amp.DynamicLossScaler(65536.0, scale_factor=2, scale_window=100)
     weight = Parameter(Tensor(np.ones(4), ms.float16), name="weight")
     optimizer = AdamOffload([weight], 0.5, loss_scale=scaler.scale_value, skip_nonfinite=True)
@@ -84,7 +84,7 @@ def test_a_dynamic_loss_scaler_comes_down_until_gradients_fit():
     [Parameter(Tensor(1.0, ms.float16), name="scale"), Parameter(Tensor([1.0, 2.0], ms.float32), name="scale")],
     ids=["float16", "two-elements"],
 )
-def test_parameters_that_are_refused(scale):
+def test_wrong_parameters_are_refused(scale):
     with pytest.raises(
         TypeError, match="'loss_scale' must be a float, or a Parameter of dtype float32 with one element"
     ):

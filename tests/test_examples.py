@@ -1,4 +1,4 @@
-"""The examples do what they claim, in a shortened form. Each runs as a program, as a reader would run it."""
+"""The examples do what they claim, in a shorter run. Each runs as a program, as a reader would run it."""
 
 import difflib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-# msrun starts the python that it finds in PATH.
+# msrun starts the first python in PATH.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PATH": PATH}
 PNG = b"\x89PNG"
@@ -28,7 +28,7 @@ def start(example, *arguments, launcher=(sys.executable,)):
 
 
 def output(process):
-    """What it printed, once it has ended well."""
+    """Waits for the process, checks that it succeeded, and returns its output."""
     printed, errors = process.communicate(timeout=240)
     assert process.returncode == 0, printed + errors
     return printed
@@ -41,7 +41,7 @@ def test_digits(tmp_path):
 
 
 def test_language_model(tmp_path):
-    """Long enough for the loss scale to come down, and for the net to learn which bytes are frequent."""
+    """The run is long enough for the loss scale to fall, and for the net to learn which bytes are frequent."""
     printed = output(
         start(
             *("language_model", "--steps=48", "--layers=1", "--width=48", "--characters=20"),
@@ -55,7 +55,7 @@ def test_language_model(tmp_path):
     assert 1 <= int(skipped) <= 12
     assert none == "0"
     assert float(ours) < 4.5  # log(256) = 5.55 before the first step
-    assert float(ours) == pytest.approx(float(adam), rel=0.1)  # behind by the steps that were skipped
+    assert float(ours) == pytest.approx(float(adam), rel=0.1)  # behind by the skipped steps
     assert (tmp_path / "language_model.png").read_bytes().startswith(PNG)
 
 
@@ -92,8 +92,8 @@ def test_interrupted(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adam_offload", "adam"])
-def test_migration_is_one_line_and_goes_on(optimizer, tmp_path):
-    """After the first epoch the old program and the new one go on from copies of the same checkpoint."""
+def test_migration_is_one_line_and_training_continues(optimizer, tmp_path):
+    """After the first epoch, the old and the new program continue from copies of the same checkpoint."""
     before, after = (f"migration_{optimizer}_{name}" for name in ("before", "after"))
     sources = [(EXAMPLES / f"{name}.py").read_text().splitlines() for name in (before, after)]
     changed = [line for line in difflib.ndiff(*sources) if line[0] in "+-"]
@@ -111,7 +111,7 @@ def test_migration_is_one_line_and_goes_on(optimizer, tmp_path):
     old, new = (re.fullmatch(r"(\S+): step +178   loss (\S+)\n", output(program)) for program in programs)
     assert old[1].startswith("mindspore.nn.")
     assert new[1].startswith("mindspore_offload.")
-    # With moments that begin anew it differs in the second digit.
+    # With new moments, the loss would differ in the second digit.
     assert float(new[2]) == pytest.approx(float(old[2]), rel=1e-4)
 
 

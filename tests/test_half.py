@@ -1,4 +1,4 @@
-"""16-bit elements: how the native kernel widens and rounds them, against numpy and against arithmetic in float64."""
+"""16-bit elements: widening and rounding in the native kernel, compared with numpy and with float64 arithmetic."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def isa(request):
 
 
 def update_without_gradient(dtype, bits, master):
-    """What a step with gradients and moments of zero leaves of 16-bit parameters, given as bits, and their masters."""
+    """Takes a step with zero gradients and moments. Returns the 16-bit parameters, as bits, and their masters."""
     size = len(bits)
     zeros = [np.zeros(size, np.float32) for _ in range(3)]
     arrays = [coefficients(), np.zeros(1, np.int32), bits.copy(), *zeros, master.copy(), np.zeros(1, np.float32)]
@@ -31,7 +31,7 @@ def update_without_gradient(dtype, bits, master):
 
 
 def float32_samples():
-    """Every exponent with mantissas around the points where rounding turns, of both signs; and random bits."""
+    """Returns every exponent, in both signs, with mantissas around the rounding boundaries; and random bits."""
     random = np.random.default_rng(5)
     exponents = np.arange(256, dtype=np.uint32) << 23
     edges = [0, 1, 2, 0x3FFFFF, 0x400000, 0x7FFFFE, 0x7FFFFF]
@@ -49,7 +49,7 @@ def rounded_to_float16(values):
 
 
 def rounded_to_bfloat16(values):
-    """Of the two neighbours, cut and one above, the nearer one in float64, and of two as near the even one."""
+    """Picks the nearer of the two bfloat16 neighbours, compared in float64; in a tie, the even one."""
     low = values.view(np.uint32) >> 16
     as_float64 = (np.stack([low, low + 1]) << 16).astype(np.uint32).view(np.float32)
     with np.errstate(invalid="ignore"):
@@ -70,7 +70,7 @@ def is_nan(dtype, bits):
 
 @pytest.mark.parametrize("dtype", ROUNDED)
 def test_rounds_to_nearest_even(dtype, isa):
-    """A parameter that is its master rounded stays, and so does the master: they were seen to be equal."""
+    """A parameter equal to its rounded master stays unchanged, and so does the master."""
     masters = float32_samples()
     masters = masters[~np.isnan(masters)]
     bits = ROUNDED[dtype](masters)
@@ -80,7 +80,7 @@ def test_rounds_to_nearest_even(dtype, isa):
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)
-def test_not_a_number_stays_one(dtype, isa):
+def test_nan_stays_nan(dtype, isa):
     masters = float32_samples()
     masters = masters[np.isnan(masters)]
     after, masters_after = update_without_gradient(dtype, np.full(len(masters), 0x7FFF, np.uint16), masters)
@@ -89,8 +89,8 @@ def test_not_a_number_stays_one(dtype, isa):
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)
-def test_every_value_is_taken_over_exactly(dtype, isa):
-    """A parameter that is not its master rounded was changed from outside: all 65,536 bit patterns become masters."""
+def test_every_value_is_copied_exactly_into_the_master(dtype, isa):
+    """A parameter that differs from its rounded master was changed outside the optimizer. Tests all 65,536 values."""
     bits = np.arange(65536, dtype=np.uint16)
     master = np.full(65536, 1e-20 if dtype == "float16" else 1.0 + 2**-20, np.float32)
     after, masters_after = update_without_gradient(dtype, bits, master)

@@ -1,4 +1,4 @@
-"""What happens around an optimizer: several of them, frozen parameters, loss scaling, mixed precision, forks."""
+"""Optimizers in a user's program: several at once, frozen parameters, loss scaling, mixed precision, forks."""
 
 import copy
 import os
@@ -16,14 +16,14 @@ def train_step(net, optimizer):
     return nn.TrainOneStepCell(nn.WithLossCell(net, nn.CrossEntropyLoss()), optimizer).set_train()
 
 
-def two_of_a_kind():
+def two_equal_nets():
     one, other = ManyKinds(), ManyKinds()
     copy_weights(one, other)
     return one, other
 
 
 class StepWithTwo(nn.Cell):
-    """One graph in which two optimizers update a half of the parameters each."""
+    """A graph in which each of two optimizers updates one half of the parameters."""
 
     def __init__(self, net, first, second):
         super().__init__(auto_prefix=False)
@@ -38,11 +38,11 @@ class StepWithTwo(nn.Cell):
 
 
 def test_two_optimizers_on_the_halves_of_a_net_are_one(host_kernel):
-    whole, halves = two_of_a_kind()
+    whole, halves = two_equal_nets()
     step = train_step(whole, AdamOffload(whole.trainable_params(), host_kernel=host_kernel))
     parameters = halves.trainable_params()
     optimizers = [AdamOffload(half, host_kernel=host_kernel) for half in (parameters[:4], parameters[4:])]
-    for optimizer, suffix in zip(optimizers, "ab"):  # in one net every Parameter needs a name of its own
+    for optimizer, suffix in zip(optimizers, "ab"):  # names must be unique in a net
         for state in (optimizer.global_step, optimizer.learning_rate, optimizer.beta1_power, optimizer.beta2_power):
             state.name += suffix
     two = StepWithTwo(halves, *optimizers).set_train()
@@ -53,8 +53,8 @@ def test_two_optimizers_on_the_halves_of_a_net_are_one(host_kernel):
 
 
 def test_one_optimizer_in_two_nets(host_kernel):
-    """Two graphs that share the net and the optimizer take turns; the state goes on."""
-    one, other = two_of_a_kind()
+    """Two graphs that share the net and the optimizer take turns and share the state."""
+    one, other = two_equal_nets()
     shared = AdamOffload(one.trainable_params(), host_kernel=host_kernel)
     steps = [train_step(one, shared), train_step(one, shared)]
     expected = train_step(other, AdamOffload(other.trainable_params(), host_kernel=host_kernel))
@@ -97,7 +97,7 @@ def test_graph_and_pynative_mode_take_turns(host_kernel):
 
 
 class AccumulatingStep(nn.Cell):
-    """Adds up the gradients of two batches before it updates, as the training guides of MindSpore do."""
+    """Sums the gradients of two batches before an update, as the training guides of MindSpore do."""
 
     def __init__(self, optimizer):
         super().__init__(auto_prefix=False)
@@ -128,8 +128,8 @@ def test_gradient_accumulation(host_kernel):
 
 
 def test_fixed_loss_scale_through_model(host_kernel):
-    """Moments too: a gradient that was never unscaled would hardly show in the weights, as Adam divides it out."""
-    nets, states = two_of_a_kind(), []
+    """Compares moments too: Adam divides a missing unscaling out, so it would hardly show in the weights."""
+    nets, states = two_equal_nets(), []
     columns = [np.concatenate(column) for column in zip(*([x.asnumpy() for x in b] for b in many_kinds_batches(3)))]
     for net, scale in zip(nets, (1024.0, 1.0)):
         data = ms.dataset.NumpySlicesDataset(tuple(columns), shuffle=False).batch(8)
@@ -141,7 +141,7 @@ def test_fixed_loss_scale_through_model(host_kernel):
         states.append(parameters_of(optimizer))
     for name, value in states[0].items():
         np.testing.assert_allclose(value, states[1][name], rtol=1e-4, atol=1e-6, err_msg=name)
-    assert np.abs(states[1]["moment1.head.weight"]).max() > 1e-3  # so that a factor of 1024 is far outside
+    assert np.abs(states[1]["moment1.head.weight"]).max() > 1e-3  # so a factor of 1024 would exceed the tolerance
 
 
 class SkippingStep(nn.Cell):
@@ -174,7 +174,7 @@ def test_dynamic_loss_scale_skips_a_step(host_kernel):
 
 
 def test_mixed_precision_o2(host_kernel):
-    """O2 computes in float16 while the weights stay float32: the loss curve is that of nn.AdamOffload."""
+    """O2 computes in float16 with float32 weights. The loss curve is the same as with nn.AdamOffload."""
     losses = []
     for make in (lambda p: AdamOffload(p, host_kernel=host_kernel), nn.AdamOffload):
         ms.set_seed(4)
@@ -206,14 +206,14 @@ def test_row_sparse_gradients_are_refused(host_kernel):
     assert_same(parameters_of(net), before)
 
 
-def test_copies_are_refused_as_before():
+def test_deepcopy_is_refused_as_by_the_replaced_optimizer():
     for optimizer in (AdamOffload([one_weight()]), nn.AdamOffload([one_weight()])):
         with pytest.raises(TypeError):
             copy.deepcopy(optimizer)
 
 
 def test_a_fork_after_the_first_step(host_kernel):
-    """Data loaders fork: the parent goes on training, and a child that doesn't train can end."""
+    """Data loaders fork. The parent continues to train, and a child that doesn't train can exit."""
     weight = one_weight(size=100_000)
     optimizer = AdamOffload([weight], 0.1, host_kernel=host_kernel)
     gradient = (Tensor(np.ones(100_000, np.float32)),)

@@ -1,4 +1,4 @@
-"""Small parameters that stay on the device: the same numbers and names, and states where they are used."""
+"""Small parameters on the device: the same values and names, with states on the device too."""
 
 import mindspore as ms
 import numpy as np
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def mixed_parameters():
-    """Large ones and small ones in turn, of all dtypes."""
+    """Returns large and small parameters, mixed, of all dtypes."""
     large, small = new_parameters(["float32", "float16", "bfloat16"], 50), new_parameters(["float32"] * 4, 10)
     dtypes = [ms.float32, ms.float16, ms.bfloat16, ms.float32]
     small = [ms.Parameter(p.value().astype(dtype), name=f"small{i}") for i, (p, dtype) in enumerate(zip(small, dtypes))]
@@ -32,7 +32,7 @@ def mixed_parameters():
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("writeback", ["in_place", "assign"])
-def test_the_same_numbers_and_names(settings, writeback, host_kernel, new_optimizer):
+def test_values_and_names_do_not_depend_on_the_bound(settings, writeback, host_kernel, new_optimizer):
     ends = []
     for size in (0, 20):
         parameters = mixed_parameters()
@@ -82,7 +82,7 @@ def test_the_report_shows_what_stays_on_the_device(host_kernel):
     on_device = [operation.name for operation in found.operations if operation.place == "device"]
     assert on_device.count("Adam") == 2
     assert on_device.count("AssignAdd") == 1
-    # The gradient and the difference of the large one, and a few scalars.
+    # The gradient and the difference of the large parameter, and a few scalars.
     assert found.to_host_bytes == 4 * 3000
     assert found.to_device_bytes < 4 * 3000 + 100
 

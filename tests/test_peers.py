@@ -1,4 +1,4 @@
-"""AdamW next to that of PyTorch, where it is installed."""
+"""AdamW compared with PyTorch's, if that is installed."""
 
 import mindspore as ms
 import numpy as np
@@ -17,7 +17,7 @@ def writeback(request):
 
 
 def test_100_steps_of_torch_adamw(host_kernel, writeback):
-    """Two groups, one with a schedule and a decay of its own; what float32 leaves of 100 steps is a few units."""
+    """Two groups, one with a schedule and its own decay. Over 100 steps, float32 loses a few units."""
     random = np.random.default_rng(3)
     weights = [random.standard_normal(shape).astype(np.float32) for shape in [(33, 5), (17,)]]
     parameters = [Parameter(Tensor(weight), name=f"w{i}") for i, weight in enumerate(weights)]

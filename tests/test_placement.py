@@ -1,8 +1,7 @@
-"""The compiled graph says where everything runs: on an accelerator, states and Adam on the host, writes on the device.
+"""Placement in the compiled graph: on an accelerator, states and Adam are on the host, writes on the device.
 
-There is no accelerator here. An operation that is placed on the host says so in the graph, and any other one is left to
-the device. That is the same for every device target, so the placement is read from graphs that are compiled for the
-CPU.
+The tests need no accelerator. The graph marks each operation that is placed on the host; the device runs the others.
+The marks are the same for every device target, so the tests read them from graphs compiled for the CPU.
 """
 
 import subprocess
@@ -16,8 +15,8 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_offload import AdamOffload, AdamWOffload, placement_report
 
-# A float32 weight is larger than a bucket's bound, and so a bucket of its own, as is each bias between them. In float16
-# the last three tensors fit into one bucket.
+# A float32 weight exceeds the bound of a bucket, so each weight, and each bias between them, is its own bucket. In
+# float16, the last three tensors fit into one bucket.
 LAYERS = [(3000, 3000), (3000, 2900)]
 PARAMETERS = sum(i * o + o for i, o in LAYERS)
 
@@ -40,7 +39,7 @@ def report(dtype, host_kernel, writeback, optimizer_class=AdamOffload, **setting
     return placement_report(nn.TrainOneStepCell(net, optimizer), inputs)
 
 
-def count(found, place):
+def operation_counts(found, place):
     names = [operation.name for operation in found.operations if operation.place == place]
     return {name: names.count(name) for name in names}
 
@@ -56,16 +55,16 @@ TENSORS = 2 * len(LAYERS)
     ids=["float32", "float16"],
 )
 def test_assign(dtype, buckets, writes, state, to_host, to_device, settings, host_kernel):
-    """To the host: the gradient and, of 16 bits, the parameter, to see outside changes. To the device: the result."""
+    """To the host: the gradient, and a 16-bit parameter, to see outside changes. To the device: the result."""
     found = report(dtype, host_kernel, "assign", **settings)
     device = {writes: TENSORS}
     if "weight_decay" in settings and dtype == ms.float32:
-        # The operands of the decay are on the device: a product and a sum for each weight.
+        # The device adds the decay to the gradient: a product and a sum for each weight.
         device = {**device, "Mul": TENSORS, "Add": TENSORS}
-    assert count(found, "device") == device
+    assert operation_counts(found, "device") == device
     assert found.state_bytes["device"] == {}
 
-    host = count(found, "host")
+    host = operation_counts(found, "host")
     if host_kernel == "native":
         assert host["Custom AdamAssign"] == buckets
         assert host.keys() <= {"Custom AdamAssign", "Assign", "AssignAdd", *COEFFICIENTS}
@@ -80,10 +79,10 @@ def test_assign(dtype, buckets, writes, state, to_host, to_device, settings, hos
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=["float32", "float16"])
 def test_decoupled_decay(dtype, host_kernel):
-    """Of a float32 weight it is where the weight is: on the device. A master decays on the host."""
+    """A float32 weight decays on its device, a master on the host."""
     found = report(dtype, host_kernel, "assign", AdamWOffload)
-    at_home = {"AssignAdd": TENSORS, "AssignSub": TENSORS, "Mul": TENSORS}
-    assert count(found, "device") == (at_home if dtype == ms.float32 else {"Assign": TENSORS})
+    decay_and_write = {"AssignAdd": TENSORS, "AssignSub": TENSORS, "Mul": TENSORS}
+    assert operation_counts(found, "device") == (decay_and_write if dtype == ms.float32 else {"Assign": TENSORS})
     assert found.to_host_bytes / PARAMETERS == pytest.approx(4, rel=1e-3)
 
 
@@ -92,25 +91,25 @@ COEFFICIENTS = {"Stack", "Concat", "Reshape", "Unstack", "Cast", "Sub", "Mul", "
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=["float32", "float16"])
 def test_in_place(dtype, host_kernel):
-    """Nothing is left to the device, which is the host."""
+    """Everything is on the host; the device is the host."""
     found = report(dtype, host_kernel, "in_place")
-    assert count(found, "device") == {}
+    assert operation_counts(found, "device") == {}
     assert found.state_bytes["device"] == {}
 
 
 def test_a_state_on_the_device_is_noticed():
-    """What a report says of nn.Adam, whose states and operations are all on the device."""
+    """The report of nn.Adam shows all its states and operations on the device."""
     net = Net(ms.float32)
     found = placement_report(
         nn.TrainOneStepCell(net, nn.Adam(net.trainable_params())), Tensor(np.ones((2, 3000), np.float32))
     )
-    assert count(found, "host") == {}
-    assert count(found, "device")["Adam"] == TENSORS
+    assert operation_counts(found, "host") == {}
+    assert operation_counts(found, "device")["Adam"] == TENSORS
     assert sum(found.state_bytes["device"].values()) / PARAMETERS == pytest.approx(8, rel=1e-3)
     assert (found.to_host_bytes, found.to_device_bytes) == (0, 0)
 
 
-def test_it_is_printed_as_a_table():
+def test_the_report_is_printed_as_a_table():
     lines = str(report(ms.float16, "native", "assign")).splitlines()
     assert [line.split() for line in lines if line.startswith(("Assign ", "Custom"))] == [
         ["Assign", "device", "4"],
@@ -126,7 +125,7 @@ def test_it_is_printed_as_a_table():
 
 
 def test_the_documentation_shows_what_the_command_prints():
-    """The table of the larger net is made in the same way, but takes half a minute."""
+    """Only the small net is checked: the table of the larger one is made the same way, but takes half a minute."""
     root = Path(__file__).parent.parent
     command = [sys.executable, str(root / "examples" / "placement.py"), "lenet"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -10,13 +10,13 @@ from nets import assert_same, parameters_of
 from mindspore_offload import AdamOffload, native_library
 from mindspore_offload.states import buckets
 
-# Several chunks of work, in tensors that end inside one and across one, with single elements between them.
+# Several chunks of work, with tensors that end inside a chunk or span several, and single elements between them.
 SIZES = [300_003, 1, 7, 131_073, 1, 200_001]
 STEPS = 5
 
 
 def end_state():
-    """Weights and states after a few steps with decay, loss scale and gradients of every magnitude."""
+    """Returns weights and states after a few steps with decay, loss scale and gradients of every magnitude."""
     random = np.random.default_rng(11)
     weights = [random.standard_normal(size).astype(np.float32) for size in SIZES]
     parameters = [Parameter(Tensor(weight), name=f"weight{i}") for i, weight in enumerate(weights)]

@@ -1,4 +1,4 @@
-"""The states: their names and types, their memory, the buckets they are cut into, and that they are clones."""
+"""The states: names, types, memory, buckets, and their relation to the parameter in MindSpore."""
 
 import re
 from pathlib import Path
@@ -72,10 +72,10 @@ def test_states_have_no_memory_before_the_first_step():
 
 
 @pytest.mark.parametrize("size", [2**20, 2**25 - 2**14, 3 * 2**20 + 7, 2**26], ids=str)
-def test_large_states_of_a_parameter_are_told_apart_by_caches(size):
-    """They begin at different places of a page, and while an update walks through them, their hashes rarely agree.
+def test_large_states_of_a_parameter_do_not_share_cache_hashes(size):
+    """The states begin at different offsets in a page, and their hashes rarely agree during an update.
 
-    Where nothing is done about it, those of states that are 256 MiB apart always do.
+    Without this layout, states that are 256 MiB apart would always share the hash.
     """
     parameter = Parameter(Tensor(np.zeros(size, np.float16)), name="weight")
     optimizer = AdamOffload([parameter])
@@ -92,7 +92,7 @@ def zen_hash(address):
 
 
 def huge_bytes(parameter):
-    """Returns the bytes in huge pages of the mapping that a parameter lies in."""
+    """Returns how many bytes of a parameter's memory mapping are in huge pages."""
     address = parameter.data_ptr()
     for mapping in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
         bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", mapping)
@@ -145,7 +145,7 @@ def test_loading_keeps_the_memory_of_states(load):
     optimizer((gradient,))
     assert [state.data_ptr() for state in states] == addresses
     assert huge_bytes(states[0]) == pages
-    # The step has read what was loaded, and written behind the same name.
+    # The step has read the loaded values and updated the same state.
     np.testing.assert_allclose(states[0].asnumpy()[:3], 0.9 * values["moment1.weight"].asnumpy()[:3] + 0.1, rtol=1e-6)
 
 
@@ -157,8 +157,8 @@ def test_a_state_refuses_another_shape():
     assert not moment.asnumpy().any()
 
 
-def test_states_are_clones_as_those_of_the_replaced_optimizer():
-    """Semi-automatic parallel slices the clones of a parameter as it slices the parameter."""
+def test_states_are_clones_as_in_nn_adam():
+    """Semi-automatic parallelism slices the clones of a parameter in the same way as the parameter."""
 
     def clones_of(optimizer_class, dtype):
         parameter = Parameter(

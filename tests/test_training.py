@@ -1,4 +1,4 @@
-"""What a user does: nets that are trained in one graph with their loss, next to the optimizers that are replaced."""
+"""Training of whole nets, with the loss in the same graph, compared with the optimizers that are replaced."""
 
 import mindspore as ms
 import numpy as np
@@ -13,7 +13,7 @@ UPSTREAM = {"nn.Adam": nn.Adam, "nn.AdamOffload": nn.AdamOffload}
 
 
 def train(net, optimizer, batches):
-    """Trains the net and gives its losses."""
+    """Trains the net and returns its losses."""
     step = nn.TrainOneStepCell(nn.WithLossCell(net, nn.CrossEntropyLoss()), optimizer).set_train()
     return np.array([step(*batch).asnumpy() for batch in batches])
 
@@ -25,7 +25,7 @@ def initial():
 
 @pytest.fixture(scope="module")
 def upstream(initial):
-    """The losses and the weights of 50 steps with each optimizer that is replaced."""
+    """Returns losses and weights of 50 steps with each optimizer that is replaced."""
     results = {}
     for name, optimizer in UPSTREAM.items():
         net = ManyKinds()
@@ -37,7 +37,7 @@ def upstream(initial):
 
 @pytest.fixture
 def close_to(upstream):
-    """Whether losses and weights are those of an optimizer that is replaced, to what float32 leaves of 50 steps."""
+    """Returns a function that compares losses and weights with a replaced optimizer, to float32 accuracy."""
 
     def compare(name, losses, weights):
         expected_losses, expected_weights = upstream[name]
@@ -81,10 +81,10 @@ class ManyLayers(nn.Cell):
 
 
 def test_no_weight_is_written_before_it_has_been_read(host_kernel):
-    """The same steps in one graph, and with the gradients computed in a graph of their own, end in the same bits.
+    """Training in one graph ends in the same bits as with gradients and update in two graphs.
 
-    In the first the update of a late layer is ready to run while earlier layers still need its weights for their
-    gradients; in the second nothing can be mixed up.
+    In one graph, the update of a late layer could run while earlier layers still need its weights for their gradients.
+    In two graphs, this cannot happen.
     """
     data, label = (Tensor(np.random.default_rng(seed).standard_normal((4, 24)), ms.float32) for seed in (1, 2))
     loss = nn.MSELoss()

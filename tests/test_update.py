@@ -1,4 +1,4 @@
-"""The update itself, element by element against float64, for both host operations."""
+"""The update: element by element against float64, for both host operations."""
 
 import mindspore as ms
 import numpy as np
@@ -26,7 +26,7 @@ SCENARIOS = {
 
 
 def scenario_data(gradient_size=1.0, **settings):
-    """Weights, ten steps of gradients with some exact zeros among them, and the optimizer's arguments."""
+    """Returns weights, the gradients of ten steps (some exactly zero), and the optimizer's arguments."""
     random = np.random.default_rng(7)
     weights = [random.standard_normal(shape).astype(np.float32) for shape in SHAPES]
     scale = gradient_size * settings.get("loss_scale", 1.0)
@@ -60,7 +60,7 @@ def test_agrees_with_float64(scenario, host_kernel, writeback):
 
 @pytest.mark.parametrize("scenario", ["default", "decay+nesterov", "tiny-gradients", "decay+clip+loss-scale"])
 def test_masters_agree_with_float64(scenario, host_kernel, writeback):
-    """Parameters and gradients of all dtypes in one optimizer: the masters are as float32 weights are."""
+    """One optimizer has parameters and gradients of all dtypes. Masters are as accurate as float32 weights."""
     weights, steps, settings = scenario_data(**SCENARIOS[scenario])
     dtypes = [(ms.float16, ms.float16), (ms.float32, ms.float16), (ms.bfloat16, ms.bfloat16)]
     dtypes += [(ms.float16, ms.float32), (ms.float32, ms.float32), (ms.bfloat16, ms.float16)]
@@ -75,7 +75,7 @@ def test_masters_agree_with_float64(scenario, host_kernel, writeback):
     wide = [masters.get(f"master.{parameter.name}", parameter) for parameter in parameters]
     for step, gradients in enumerate(steps):
         gradients = [Tensor(gradient).astype(dtype) for gradient, (_, dtype) in zip(gradients, dtypes)]
-        # The masters become their parameters in the first step.
+        # In the first step the masters are copied from the parameters.
         before = wide if step else parameters
         oracle.step([g.float().asnumpy() for g in gradients], [w.float().asnumpy() for w in before])
         optimizer(tuple(gradients))
@@ -95,8 +95,8 @@ def rounded(values, dtype):
     return values
 
 
-def notices(right, wrong, scenarios):
-    """The scenarios in which the tolerances of these tests tell a wrong Adam from the right one."""
+def noticing_scenarios(right, wrong, scenarios):
+    """Returns the scenarios in which the tolerances of these tests tell the wrong Adam from the right one."""
     noticed = []
     for name, scenario in scenarios.items():
         weights, steps, settings = scenario_data(**scenario)
@@ -113,4 +113,4 @@ def notices(right, wrong, scenarios):
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_wrong_adam_would_be_noticed(mutant):
-    assert notices(Oracle, mutant, SCENARIOS)
+    assert noticing_scenarios(Oracle, mutant, SCENARIOS)

@@ -1,4 +1,4 @@
-"""``estimate --net`` builds the net of the file or module that is named, and explains what is wrong with it."""
+"""``estimate --net`` builds the net of the given file or module, and explains the errors of either."""
 
 import json
 import os
@@ -59,7 +59,7 @@ LINES = {"in_broken": line_of("raise V"), "in_broken_inside": line_of('Dense("th
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of nets, which is the working directory."""
+    """A folder of nets, as the working directory."""
     (tmp_path / "nets_of_a_user.py").write_text(NETS)
     (tmp_path / "of_the_same_folder.py").write_text("")
     (tmp_path / "syntax.py").write_text("import os\ndef build(:\n    pass\n")
@@ -73,7 +73,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("spec", ["nets_of_a_user:dense", "nets_of_a_user.py:dense", "./nets_of_a_user.py:dense"])
-def test_a_module_or_a_file(spec, folder, capsys):
+def test_a_module_or_a_file_is_built(spec, folder, capsys):
     assert sorted(sizes.of_net(spec)) == [("bias", 2, "float32"), ("weight", 6, "float32")]
     printed = capsys.readouterr()
     assert (printed.out, "a net prints" in printed.err) == ("", True)
@@ -81,7 +81,7 @@ def test_a_module_or_a_file(spec, folder, capsys):
 
 @pytest.mark.parametrize("name", ["json", "mindspore", "test_user_net", "my.net", "two-words"])
 def test_a_file_is_loaded_whatever_its_name_is(name, folder, tmp_path):
-    """Also where a module of that name is loaded already, or where no module can have that name."""
+    """The name may be that of a loaded module, or one that no module can have."""
     before = sys.modules.get(name)
     nets = tmp_path / "elsewhere"
     nets.mkdir()
@@ -90,7 +90,7 @@ def test_a_file_is_loaded_whatever_its_name_is(name, folder, tmp_path):
     assert sys.modules.get(name) is before
 
 
-def test_two_files_of_one_name(folder, tmp_path):
+def test_two_files_of_one_name_are_both_loaded(folder, tmp_path):
     for inputs in (3, 4):
         (tmp_path / f"of_{inputs}").mkdir()
         code = f"from mindspore import nn\ndef build():\n    return nn.Dense({inputs}, 1, has_bias=False)\n"
@@ -98,8 +98,8 @@ def test_two_files_of_one_name(folder, tmp_path):
     assert [sizes.of_net(f"of_{inputs}/nets.py:build")[0].size for inputs in (3, 4)] == [3, 4]
 
 
-def test_a_net_takes_no_memory(folder):
-    """The net has 1.6 GB of weights. In a new process, whose peak is that of this net."""
+def test_a_net_is_built_without_memory_for_its_weights(folder):
+    """The net has 1.6 GB of weights. It runs in a new process, to measure its own peak."""
     program = (
         "from mindspore_offload.commands import main\n"
         "main(['estimate', '--net', 'nets_of_a_user:large', '--dtype', 'bfloat16', '--host-gb-s', '10', '--json'])\n"

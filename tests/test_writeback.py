@@ -1,4 +1,4 @@
-"""Both writebacks and all dtypes of parameters: the same bits, masters that lose nothing, outside changes that win."""
+"""Both writebacks with parameters of all dtypes: same bits, exact masters, changes outside the optimizer."""
 
 import mindspore as ms
 import numpy as np
@@ -11,7 +11,7 @@ from mindspore_offload import AdamOffload, native_library
 from mindspore_offload.update import native, stock
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
-HALVES = ["float16", "bfloat16"]
+DTYPES_16_BIT = ["float16", "bfloat16"]
 
 
 @pytest.fixture(params=["in_place", "assign"])
@@ -33,13 +33,13 @@ def take_steps(optimizer, steps, seed=4):
 
 
 def values(cell):
-    """By name, as float32: numpy has no bfloat16."""
+    """Returns the values of all parameters by name, as float32, because numpy has no bfloat16."""
     return {p.name: p.float().asnumpy().copy() for p in cell.get_parameters()}
 
 
 @pytest.mark.parametrize("scenario", ["default", "decay+nesterov", "decay+loss-scale"])
 def test_both_writebacks_end_in_the_same_bits(scenario, host_kernel):
-    """After 100 steps. The stock operation rounds the last few elements of a tensor differently in place."""
+    """Compares after 100 steps. In place, the stock operation rounds the last few elements of a tensor differently."""
     _, _, settings = scenario_data(**SCENARIOS[scenario])
     ends = []
     for writeback in ("in_place", "assign"):
@@ -56,9 +56,9 @@ def test_both_writebacks_end_in_the_same_bits(scenario, host_kernel):
             np.testing.assert_allclose(value, ends[1][name], rtol=unit, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_masters_take_steps_that_the_parameter_cannot_show(dtype, host_kernel, writeback):
-    """100 steps of 1e-5 from 1: float16 has no number between 1 - 2^-11 and 1, bfloat16 none between 1 - 2^-8 and 1."""
+@pytest.mark.parametrize("dtype", DTYPES_16_BIT)
+def test_masters_keep_steps_too_small_for_the_parameter(dtype, host_kernel, writeback):
+    """100 steps of 1e-5 from 1. Below 1, the next float16 is 1 - 2^-11, and the next bfloat16 is 1 - 2^-8."""
     ends = {}
     for kind in ("float32", dtype):
         weight = Parameter(Tensor(np.ones(5), DTYPES[kind]), name="weight")
@@ -93,7 +93,7 @@ class _Holder(ms.nn.Cell):
 @pytest.mark.parametrize("steps_before", [0, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_changed_outside_win(dtype, steps_before, change, host_kernel, writeback):
-    """And the elements that were not changed keep their masters."""
+    """Changed elements replace their masters; unchanged elements keep theirs."""
     ends = {}
     for changed in (False, True):
         (parameter,) = new_parameters([dtype])
@@ -113,11 +113,11 @@ def test_weights_changed_outside_win(dtype, steps_before, change, host_kernel, w
     np.testing.assert_allclose(ends[True][kept], ends[False][kept], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", DTYPES_16_BIT)
 def test_special_values(dtype, host_kernel, writeback):
-    """A NaN or infinite gradient stays in its element; a master may be larger than the parameter can say.
+    """A NaN or infinite gradient affects only its element. A master may exceed the range of its parameter.
 
-    Subnormal numbers are kept. MindSpore's own operations flush those of float32 and bfloat16 to zero.
+    Subnormal numbers are kept. MindSpore's own operations flush float32 and bfloat16 subnormals to zero.
     """
     largest = {"float16": 65504.0, "bfloat16": 3.3895e38}[dtype]
     small = 1e-7 if dtype == "float16" else 1e-39 if host_kernel == "native" else 1e-37
@@ -139,7 +139,7 @@ def test_special_values(dtype, host_kernel, writeback):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_parameters_that_share_a_gradient(dtype, host_kernel, writeback):
-    """One gradient for several parameters, as those of a sum have it: each takes its own step."""
+    """The terms of a sum have one gradient Tensor in common. Each parameter takes its own step."""
     parameters = new_parameters([dtype] * 3, size=9)
     before = [parameter.float().asnumpy().copy() for parameter in parameters]
     net = _Sum(parameters)
@@ -160,8 +160,8 @@ class _Sum(ms.nn.Cell):
         return (total * factor).sum()
 
 
-def test_stock_without_the_operations_that_mindspore_deprecated(writeback, monkeypatch):
-    """As in a release that has removed them: the same result."""
+def test_stock_without_deprecated_operations(writeback, monkeypatch):
+    """The result is the same in a release of MindSpore that has removed them."""
     ends = []
     for removed in (False, True):
         if removed:
@@ -180,7 +180,7 @@ class TestChoice:
 
     @pytest.fixture
     def accelerator(self, monkeypatch):
-        """An Ascend, as far as the choice looks: there is none here."""
+        """Makes the device target appear to be an Ascend."""
         real = context.get_context
         monkeypatch.setattr(context, "get_context", lambda key: "Ascend" if key == "device_target" else real(key))
 
