@@ -8,28 +8,28 @@ import mindspore as ms
 
 
 def parser(documentation, epochs):
-    """An `ArgumentParser` with the arguments of every example, described by the first line of its docstring."""
+    """Returns an `ArgumentParser` with the shared arguments, described by the first line of `documentation`."""
     shared = argparse.ArgumentParser(description=documentation.partition("\n")[0])
-    shared.add_argument("--epochs", type=_positive, default=epochs, help="of each training (default: %(default)s)")
-    shared.add_argument("--seed", type=int, default=1, help="of all that is random (default: %(default)s)")
+    shared.add_argument("--epochs", type=_positive, default=epochs, help="epochs to train (default: %(default)s)")
+    shared.add_argument("--seed", type=int, default=1, help="random seed (default: %(default)s)")
     shared.add_argument("--device-target", choices=["CPU", "GPU", "Ascend"], default="CPU", help="(default: CPU)")
     shared.add_argument("--output", type=Path, default=Path("output"), help="folder for files (default: %(default)s)")
     return shared
 
 
 def add_steps(parser, default=None):
-    """--steps, for examples of which an epoch takes long; `steps` reads it."""
+    """Adds --steps, for examples whose epochs take long. `steps` reads it."""
     shown = "no bound" if default is None else default
-    parser.add_argument("--steps", type=_positive, default=default, help=f"of a training at most (default: {shown})")
+    parser.add_argument("--steps", type=_positive, default=default, help=f"most steps to train (default: {shown})")
 
 
 def steps(arguments, epoch):
-    """The steps of a training, if those of an epoch are `epoch`."""
+    """Returns how many steps to train, at `epoch` steps an epoch."""
     return min(arguments.epochs * epoch, arguments.steps or sys.maxsize)
 
 
 def parse(parser):
-    """The arguments, when MindSpore is set up as they say and the folder for the output exists."""
+    """Parses the arguments, sets MindSpore up accordingly, and creates the folder for the output."""
     arguments = parser.parse_args()
     set_up(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def parse(parser):
 
 
 def set_up(arguments):
-    """Graph mode, on the device that was asked for."""
+    """Sets graph mode and the requested device."""
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
         ms.set_device(arguments.device_target)

@@ -23,10 +23,10 @@ from mindspore.communication import get_group_size, get_rank, init
 
 from mindspore_offload import AdamOffload, native_library
 
-LENGTH, BATCH = 32, 16  # of all workers together
+LENGTH, BATCH = 32, 16  # the joint batch of all workers
 EPOCHS, STEPS = 1, 60
-# Of a loss, relative. Float32 rounds to 6e-8; Adam divides by the size of the gradients, and so carries the rounding of
-# small ones from step to step.
+# Allowed relative difference of a loss. Float32 rounds to 6e-8. Adam divides by the size of the gradients, so rounding
+# errors of small gradients grow from step to step.
 TOLERANCE_OF_FIRST, TOLERANCE = 1e-6, 1e-4
 
 
@@ -47,7 +47,7 @@ class ParallelStep(nn.Cell):
 
 
 class Gather(nn.Cell):
-    """The tensors of all workers, one after the other."""
+    """Concatenates the tensors of all workers."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ class Gather(nn.Cell):
 
 
 def new_training(seed):
-    """Every worker begins with the same weights, as it has the same seed."""
+    """Returns a new loss and its optimizer. All workers get the same weights, from the same seed."""
     ms.set_seed(seed)
     gpt = GPT(layers=2, width=96, heads=6, length=LENGTH)
     return Loss(gpt), AdamOffload(gpt.trainable_params(), 1e-3)
@@ -69,7 +69,7 @@ def train(step, batches):
 
 
 def digest(optimizer):
-    """Of all bits of the weights and the states, as eight int32."""
+    """Returns a hash of all bits of weights and states, as eight int32."""
     sha = hashlib.sha256()
     for parameter in [*optimizer.parameters, *optimizer.moment1, *optimizer.moment2]:
         sha.update(parameter.asnumpy().tobytes())
@@ -112,7 +112,7 @@ def main():
             f"in the first step and {differences.max():.1e} in any."
         )
         if differences[0] > TOLERANCE_OF_FIRST or differences.max() > TOLERANCE:
-            sys.exit(f"That is more than {TOLERANCE_OF_FIRST:g} or {TOLERANCE:g}.")
+            sys.exit(f"That is more than {TOLERANCE_OF_FIRST:g} in the first step, or {TOLERANCE:g} in any.")
 
 
 if __name__ == "__main__":

@@ -26,21 +26,21 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-# The one line that changes in a program with `from mindspore.nn import AdamOffload`.
+# The only line to change in a program with `from mindspore.nn import AdamOffload`.
 from mindspore_offload import AdamOffload
 
 OURS, ADAM, REFERENCE = "mindspore_offload.AdamOffload", "mindspore.nn.Adam", "mindspore.nn.AdamOffload"
 OPTIMIZERS = {OURS: AdamOffload, ADAM: nn.Adam, REFERENCE: nn.AdamOffload}
 EPOCHS, BATCH, LEARNING_RATE = 12, 16, 3e-3
 EXPECTED_ACCURACY = 0.97  # after EPOCHS; the seeds 0 to 9 gave 97.5 % to 99.2 %
-# Weights that differ in their last bits may, at any step, put a ReLU or a max-pooling on different sides of a tie. From
-# there on even two correct optimizers part, so agreement is asked of the beginning.
+# At any step, weights that differ in their last bits may put a ReLU or a max-pooling on different sides of a tie. From
+# then on even two correct optimizers diverge, so only the first steps are compared.
 COMPARED_STEPS, TOLERANCE = 50, 1e-4
 SMOOTHED_STEPS = 30
 
 
 class LeNet5(nn.Cell):
-    """LeNet-5 for 8x8 pixels: smaller kernels, padded; one pooling, as a second would leave 2x2; more channels."""
+    """LeNet-5 for 8x8 pixels: smaller, padded kernels; only one pooling, as a second would leave 2x2; more channels."""
 
     def __init__(self):
         super().__init__()
@@ -70,14 +70,14 @@ class Monitor(ms.train.Callback):
 
     def on_train_begin(self, run_context):
         run = run_context.original_args()
-        # disable=None leaves the bar out of a file, which would keep every state of it.
+        # disable=None hides the bar if the output is a file, which would keep every redraw.
         self.bar = tqdm(total=run.epoch_num * run.batch_num, desc=self.name, unit="step", leave=False, disable=None)
 
     def on_train_step_begin(self, run_context):
         self.start = time.perf_counter()
 
     def on_train_step_end(self, run_context):
-        # A device may still be at work. Reading the loss waits for it, so the clock stops after that.
+        # The device may still be computing. Reading the loss waits for it, so the clock stops afterwards.
         self.losses.append(float(run_context.original_args().net_outputs.asnumpy()))
         self.seconds.append(time.perf_counter() - self.start)
         self.bar.update()
@@ -99,16 +99,16 @@ def load_batches(seed):
     train_images, test_images, train_labels, test_labels = train_test_split(
         images, labels, test_size=0.2, stratify=labels, random_state=seed
     )
-    # A smaller last batch would be a second shape to compile for.
+    # A smaller last batch would need a second compilation, for its shape.
     train_set = NumpySlicesDataset((train_images, train_labels), shuffle=True).batch(BATCH, drop_remainder=True)
     test_set = NumpySlicesDataset((test_images, test_labels), shuffle=False).batch(len(test_labels))
     return train_set, test_set
 
 
 def train(name, epochs, seed):
-    """Train a new net with the optimizer of that name; the curves are in the monitor that is returned."""
+    """Trains a new net with the named optimizer, and returns a monitor with the curves."""
     print(f"\n{name}")
-    ms.set_seed(seed)  # again for each optimizer: it decides the initial weights and the order of the batches
+    ms.set_seed(seed)  # the same initial weights and order of batches for each optimizer
     train_set, test_set = load_batches(seed)
     net = LeNet5()
     steps = train_set.get_dataset_size()
@@ -116,7 +116,7 @@ def train(name, epochs, seed):
     optimizer = OPTIMIZERS[name](net.trainable_params(), learning_rate=rates)
     model = ms.Model(net, loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer, metrics={"accuracy"})
     monitor = Monitor(name, model, test_set)
-    # A sunk epoch is one call that yields one loss; the curves want the loss of each step.
+    # With data sinking, an epoch yields only one loss. The curves need the loss of each step.
     model.train(epochs, train_set, callbacks=monitor, dataset_sink_mode=False)
     states = [*optimizer.moment1, *optimizer.moment2]
     monitor.state_bytes = sum(state.nbytes for state in states) / sum(p.size for p in net.trainable_params())
@@ -124,7 +124,7 @@ def train(name, epochs, seed):
 
 
 def largest_difference(run, reference):
-    """Of the losses of the first COMPARED_STEPS, relative."""
+    """Returns the largest relative difference of the losses in the first COMPARED_STEPS."""
     losses, expected = np.array(run.losses[:COMPARED_STEPS]), np.array(reference.losses[:COMPARED_STEPS])
     return np.max(np.abs(losses - expected) / np.abs(expected))
 
@@ -143,7 +143,7 @@ def print_table(runs):
 
 def draw(runs, path):
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-    # The curves coincide, so each is narrower than the one it is drawn on.
+    # The curves coincide, so each is narrower than the one below it.
     looks = {
         REFERENCE: {"color": "#f7c873", "linewidth": 9},
         ADAM: {"color": "#3b7dd8", "linewidth": 4},

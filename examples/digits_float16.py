@@ -1,8 +1,8 @@
 """Train the net of digits.py with float16 weights, and compare its test accuracy with that of float32 weights.
 
-The float32 masters of the weights are in host memory, so no step is lost, however small it is beside a float16 weight.
-Both writebacks and both host operations are tried, over several seeds: of 360 test digits, 2 are half a point, and one
-seed alone differs by as much from the next. Takes about two minutes on two cores:
+The float32 masters of the weights are in host memory, so steps too small for a float16 weight are not lost. The program
+tries both writebacks and both host operations, each with several seeds. It compares means, because single seeds differ
+by 2 of the 360 test digits, which is half a percentage point. Takes about two minutes on two cores:
 
     pip install '.[examples]'
     python examples/digits_float16.py
@@ -19,7 +19,7 @@ from mindspore import nn
 from mindspore_offload import AdamOffload
 
 LOSS_SCALE = 1024.0  # lifts small gradients out of the subnormal numbers of float16
-ALLOWED = 0.005  # half a point
+ALLOWED = 0.005  # half a percentage point
 
 RUNS = {
     "float32": (ms.float32, {}),
@@ -31,7 +31,7 @@ RUNS = {
 
 
 class InFloat16(nn.Cell):
-    """A net whose weights and arithmetic are float16, between float32 inputs and outputs."""
+    """A net with float16 weights and arithmetic, and float32 inputs and outputs."""
 
     def __init__(self, net):
         super().__init__()
@@ -44,7 +44,7 @@ class InFloat16(nn.Cell):
 
 
 def train(dtype, settings, epochs, seed):
-    """The test accuracy after training."""
+    """Returns the test accuracy after training."""
     ms.set_seed(seed)
     train_set, test_set = load_batches(seed)
     net = LeNet5() if dtype == ms.float32 else InFloat16(LeNet5())

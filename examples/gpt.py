@@ -1,4 +1,4 @@
-"""A small GPT of MindSpore's own layers, whose weights may be of 16 bits."""
+"""A small GPT built from MindSpore's layers, with float32 or 16-bit weights."""
 
 import mindspore as ms
 import numpy as np
@@ -6,11 +6,11 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 VOCABULARY = 256  # a token is a byte
-SMALL = Normal(0.02)  # of all weights, as in GPT-2
+SMALL = Normal(0.02)  # the initial weights, as in GPT-2
 
 
 class Dense(nn.Dense):
-    """A dense layer that computes in the dtype of its weights, between float32 inputs and outputs."""
+    """A dense layer with float32 inputs and outputs that computes in the dtype of its weights."""
 
     def __init__(self, inputs, outputs, dtype):
         super().__init__(inputs, outputs, weight_init=SMALL, bias_init="zeros", dtype=dtype)
@@ -20,7 +20,7 @@ class Dense(nn.Dense):
 
 
 class Attention(nn.Cell):
-    """Causal self-attention: each position looks at itself and at those before it."""
+    """Causal self-attention: each position attends to itself and to earlier positions."""
 
     def __init__(self, width, heads, length, dtype):
         super().__init__()
@@ -35,13 +35,13 @@ class Attention(nn.Cell):
         return self.output(ops.matmul(attention, value).swapaxes(1, 2).reshape(x.shape))
 
     def split(self, x):
-        """(batch, length, width) to (batch, heads, length, width of a head)"""
+        """Reshapes (batch, length, width) to (batch, heads, length, width of a head)."""
         batch, length, _ = x.shape
         return x.reshape(batch, length, self.heads, self.head_width).swapaxes(1, 2)
 
 
 class Block(nn.Cell):
-    """Attention, then two dense layers; each reads its input normalized, and adds to it."""
+    """Attention, then two dense layers. Both have a normalized input and a residual connection."""
 
     def __init__(self, width, heads, length, dtype):
         super().__init__()
@@ -55,9 +55,9 @@ class Block(nn.Cell):
 
 
 class GPT(nn.Cell):
-    """From tokens (batch, length) to the float32 scores of what follows each, (batch, length, VOCABULARY).
+    """Maps tokens (batch, length) to float32 scores of each next token, (batch, length, VOCABULARY).
 
-    `dtype` is that of the weights, except those of the norms, which are always float32.
+    `dtype` is the dtype of the weights. Weights of the norms are always float32.
     """
 
     def __init__(self, layers, width, heads, length, dtype=ms.float32):
@@ -74,7 +74,7 @@ class GPT(nn.Cell):
 
 
 class Loss(nn.Cell):
-    """The cross-entropy, in nats a token, of a GPT that is to predict `targets`."""
+    """The cross-entropy of a GPT's prediction of `targets`, in nats a token."""
 
     def __init__(self, gpt):
         super().__init__(auto_prefix=False)

@@ -1,14 +1,14 @@
-"""Kill a training with SIGKILL at a random step, and start it again: it ends with the bits of one that never stopped.
+"""Kill a training run with SIGKILL at a random step, and resume it: it ends with the bits of an uninterrupted run.
 
-A small GPT learns Python's reference manual (see text.py) in a process of its own, which saves a checkpoint every few
-steps with MindSpore's `ModelCheckpoint`, and goes on from the newest one in its folder when it starts. One such process
-runs to its end; another one is killed, started again, and then compared with the first: all weights and states, and the
-loss of each step. Draws both curves into output/interrupted.png. Takes about a minute on two cores:
+A small GPT learns Python's reference manual (see text.py) in a separate process. The process saves a checkpoint every
+few steps with MindSpore's `ModelCheckpoint`, and when it starts, it resumes from the newest one in its folder. One such
+process runs to its end. Another is killed and started again. The program then compares all weights and states, and the
+loss of each step, and draws both curves into output/interrupted.png. Takes about a minute on two cores:
 
     pip install '.[examples]'
     python examples/interrupted.py
 
-With `--folder` it is the training alone, to be killed and started again by hand.
+With `--folder`, the program only trains. Kill it and start it again by hand.
 """
 
 import random
@@ -30,7 +30,7 @@ from mindspore_offload import AdamOffload
 
 LENGTH, BATCH = 32, 16
 EPOCHS, STEPS = 1, 150
-SAVED_STEPS = 10  # from one checkpoint to the next
+SAVED_STEPS = 10  # between checkpoints
 LOSSES = "losses.txt"  # a line for each step: its number and its loss, with all bits
 
 
@@ -48,19 +48,19 @@ class WriteLosses(ms.train.Callback):
 
 
 def newest_checkpoint(folder):
-    """None, if there is no checkpoint yet. One that is still being written has another name, so this one is whole."""
+    """Returns the newest checkpoint, or None. It is whole: a checkpoint has another name while it is written."""
     return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def load(cell, path):
-    """Strictly: by default MindSpore loads what only ends alike too, moment1.weight into weight."""
+    """Loads strictly. By default, MindSpore also matches names by their end: moment1.weight could fill weight."""
     missing, _ = ms.load_param_into_net(cell, ms.load_checkpoint(str(path)), strict_load=True)
     if missing:
-        sys.exit(f"{path} lacks {', '.join(missing)}, so the training would not go on as it was.")
+        sys.exit(f"{path} lacks {', '.join(missing)}, so the training can't resume exactly.")
 
 
 def train(options, folder):
-    """From the newest checkpoint in `folder` on, if there is one, to the last step."""
+    """Trains to the last step, starting from the newest checkpoint in `folder` if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     ms.set_seed(options.seed)
     training, _ = text.load(LENGTH)
@@ -71,7 +71,7 @@ def train(options, folder):
     saved = newest_checkpoint(folder)
     if saved:
         load(step, saved)
-    first = int(optimizer.global_step.asnumpy()[0])  # how many steps the checkpoint has behind it
+    first = int(optimizer.global_step.asnumpy()[0])  # the steps taken before the checkpoint
     config = ms.train.CheckpointConfig(save_checkpoint_steps=SAVED_STEPS, keep_checkpoint_max=2)
     ms.Model(step).train(
         1,
@@ -85,7 +85,7 @@ def train(options, folder):
 
 
 def start(options, folder):
-    """The training alone, in a new process."""
+    """Starts a training run in a new process."""
     command = [sys.executable, __file__, f"--folder={folder}", f"--epochs={options.epochs}", f"--steps={options.steps}"]
     return subprocess.Popen([*command, f"--seed={options.seed}", f"--device-target={options.device_target}"])
 
@@ -96,7 +96,7 @@ def run_to_the_end(options, folder):
 
 
 def run_until_killed(options, folder, step, delay):
-    """Killed `delay` seconds after it has taken that step: between two steps, in one, or while it saves."""
+    """Kills the training `delay` seconds after `step`: between two steps, in a step, or while saving."""
     process = start(options, folder)
     while len(read_losses(folder)) < step and process.poll() is None:
         time.sleep(0.01)
@@ -107,14 +107,14 @@ def run_until_killed(options, folder, step, delay):
 
 
 def read_losses(folder):
-    """Pairs of a step and its loss. The steps after a checkpoint occur again after it was resumed from."""
+    """Returns pairs of a step and its loss. Steps that were repeated after a resume occur twice."""
     path = folder / LOSSES
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [(int(step), float.fromhex(loss)) for step, loss in map(str.split, lines)]
 
 
 def differences(unbroken, resumed):
-    """The names of the parameters, states included, that differ in any bit."""
+    """Returns the names of the parameters and states that differ in any bit."""
     one, other = (ms.load_checkpoint(str(newest_checkpoint(folder))) for folder in (unbroken, resumed))
     if one.keys() != other.keys():
         return sorted(one.keys() ^ other.keys())
@@ -161,7 +161,7 @@ def main():
     draw(expected, before, after, options.output / "interrupted.png")
     different = differences(unbroken, broken)
     if different or set(before + after) != set(expected):
-        sys.exit(f"The two trainings differ: {', '.join(different) or 'in their losses'}.")
+        sys.exit(f"The two runs differ: {', '.join(different) or 'in their losses'}.")
     print("Both ended with the same bits in all weights and states, and had the same loss, to the bit, in every step.")
 
 

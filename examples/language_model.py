@@ -1,12 +1,12 @@
 """Train a GPT of 4 million float16 weights with `AdamWOffload`, next to float32 weights with MindSpore's `nn.Adam`.
 
-The text is Python's own reference manual (see text.py), so nothing is downloaded. Both trainings begin with the same
-weights and see the same batches in the same order, each in a process of its own, so that its memory can be measured.
-Both have parameter groups, a learning rate that warms up and then falls, and clipping by the global norm; in float16 a
-dynamic loss scale too, which begins so large that gradients overflow, and those steps are left out. On an accelerator,
---min-offload-size 4096 leaves norms and biases on the device. Prints the validation loss and the memory of both and a
-text that the float16 net has written, and draws the curves into output/language_model.png. Takes about seven minutes
-on two cores:
+The text is Python's own reference manual (see text.py), so nothing is downloaded. Both runs start from the same weights
+and see the same batches in the same order. Each runs in its own process, so that its memory can be measured. Both have
+parameter groups, a learning rate that warms up and then falls, and clipping by the global norm. The float16 run also
+has a dynamic loss scale, which starts so large that gradients overflow and the first steps are skipped. On an
+accelerator, --min-offload-size 4096 keeps norms and biases on the device. Prints the validation loss and the memory of
+both runs and a text written by the float16 net, and draws the curves into output/language_model.png. Takes about seven
+minutes on two cores:
 
     pip install '.[examples]'
     python examples/language_model.py
@@ -33,16 +33,16 @@ from mindspore_offload import AdamWOffload
 OURS, ADAM = "float16, mindspore_offload.AdamWOffload", "float32, mindspore.nn.Adam"
 LENGTH, BATCH = 64, 16
 EPOCHS = 2
-LEARNING_RATE, WARM_UP = 1e-3, 50  # at its highest; steps
+LEARNING_RATE, WARM_UP = 1e-3, 50  # its maximum; in steps
 DECOUPLED_DECAY, L2_PENALTY = 0.01, 1e-4  # of AdamW and of Adam
-FIRST_SCALE = 2.0**21  # of the loss; too large on purpose
+FIRST_SCALE = 2.0**21  # of the loss, too large on purpose
 VALIDATIONS = 4
-ALLOWED = 0.01  # of the validation loss of float32
+ALLOWED = 0.01  # above the validation loss of float32, relative
 SMOOTHED_STEPS = 20
 
 
 def parameter_groups(net, weight_decay):
-    """Matrices decay; norms and biases, which have one dimension, don't."""
+    """Returns groups in which matrices decay, and norms and biases, which have one dimension, don't."""
     parameters = net.trainable_params()
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
@@ -52,7 +52,7 @@ def parameter_groups(net, weight_decay):
 
 
 def learning_rates(steps):
-    """Of each step: up in a line, then down along a cosine to a tenth."""
+    """Returns the rate of each step: linear warm-up, then cosine decay to a tenth."""
     warm_up = min(WARM_UP, steps // 4)
     falling = nn.cosine_decay_lr(LEARNING_RATE / 10, LEARNING_RATE, steps - warm_up, 1, steps - warm_up)
     return [LEARNING_RATE * (step + 1) / (warm_up + 1) for step in range(warm_up)] + falling
@@ -60,7 +60,7 @@ def learning_rates(steps):
 
 @dataclass
 class Run:
-    """What is kept of a training."""
+    """The results of a training run."""
 
     losses: list = field(default_factory=list)
     validation: dict = field(default_factory=dict)  # step: loss
@@ -78,7 +78,7 @@ class Monitor(ms.train.Callback):
         self.run, self.norm = Run(), None
 
     def on_train_begin(self, run_context):
-        # disable=None leaves the bar out of a file, which would keep every state of it.
+        # disable=None hides the bar if the output is a file, which would keep every redraw.
         total = run_context.original_args().batch_num
         self.bar = tqdm(total=total, desc=self.name, unit="step", leave=False, disable=None)
 
@@ -107,13 +107,13 @@ class Monitor(ms.train.Callback):
 
 
 def peak_resident_mb():
-    """Of this process."""
+    """Returns the peak resident memory of this process."""
     with open("/proc/self/status", encoding="utf-8") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 
 
 def train(name, options):
-    """A `Run` of the training of that name."""
+    """Trains the model of that name and returns its `Run`."""
     arguments.set_up(options)
     print(f"\n{name}", flush=True)
     ms.set_seed(options.seed)  # decides the initial weights
@@ -145,12 +145,12 @@ def train(name, options):
 
 
 def write(gpt, prompt, count, seed, temperature=0.7):
-    """What the net writes after `prompt`: byte by byte, each drawn from the probabilities that it gives them."""
+    """Continues `prompt` by `count` bytes, each drawn from the probabilities that the net predicts."""
     random = np.random.default_rng(seed)
     tokens = list(prompt)
     for _ in range(count):
         scores = gpt(Tensor([tokens[-LENGTH:]], ms.int32))[0, -1].asnumpy() / temperature
-        # The largest of scores plus Gumbel noise is a draw from their softmax.
+        # The argmax of scores plus Gumbel noise is a draw from their softmax.
         tokens.append(int(np.argmax(scores + random.gumbel(size=len(scores)))))
     return bytes(tokens[LENGTH:]).decode(errors="replace")
 

@@ -1,4 +1,4 @@
-"""Train LeNet-5 on scanned digits, and go on from the checkpoint of the last time (see "Migration" in README.md)."""
+"""Train LeNet-5 on scanned digits, and resume from the checkpoint of the last run (see "Migration" in README.md)."""
 
 import statistics
 import sys
@@ -11,7 +11,7 @@ from mindspore_offload import AdamOffload
 
 
 def load(cell, path):
-    """Strictly: by default MindSpore loads what only ends alike too, moment1.weight into weight."""
+    """Loads strictly. By default, MindSpore also matches names by their end: moment1.weight could fill weight."""
     missing, unused = ms.load_param_into_net(cell, ms.load_checkpoint(str(path)), strict_load=True)
     if missing or unused:
         sys.exit(f"{path} lacks {missing or 'nothing'}, and has {unused or 'nothing'} that was not loaded.")

@@ -1,6 +1,6 @@
 """Print where each operation and each state of an optimizer step would be on an accelerator, and what crosses the link.
 
-Nothing is run and no accelerator is needed: the training graph is compiled, and the placement is read from it.
+The placement is read from the compiled training graph. Nothing is run, and no accelerator is needed.
 
     python examples/placement.py lenet
     python examples/placement.py transformer --dtype float16 --host-kernel stock
@@ -16,7 +16,7 @@ from mindspore_offload import AdamOffload, placement_report
 
 
 class Transformer(nn.Cell):
-    """An encoder of 12 layers over bytes of text, which it is to predict."""
+    """A 12-layer encoder that predicts bytes of text."""
 
     LAYERS, WIDTH, HEADS, BYTES = 12, 256, 4, 256
 
@@ -46,7 +46,7 @@ class Loss(nn.Cell):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("net", choices=["lenet", "transformer"])
-    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the weights")
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="dtype of the weights")
     parser.add_argument("--host-kernel", choices=["native", "stock"], default="native")
     parser.add_argument("--writeback", choices=["in_place", "assign"], default="assign")
     parser.add_argument("--weight-decay", type=float, default=0.0)

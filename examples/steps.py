@@ -1,8 +1,8 @@
-"""A step of training in float32, and one in float16 with dynamic loss scaling."""
+"""A training step in float32, and one in float16 with dynamic loss scaling."""
 
 from mindspore import nn, ops
 
-MAX_NORM = 1.0  # of all gradients together; larger ones are scaled down to it
+MAX_NORM = 1.0  # of all gradients together; larger norms are scaled down to it
 
 
 class Float32Step(nn.Cell):
@@ -20,10 +20,10 @@ class Float32Step(nn.Cell):
 
 
 class Float16Step(nn.Cell):
-    """Gradients of a scaled loss, for an optimizer that unscales and clips them, and leaves out a step that overflowed.
+    """A step with a scaled loss. The optimizer unscales and clips the gradients, and skips a step if they overflow.
 
     Returns:
-        The loss; the norm of the gradients, which is not finite if the step was left out; the scale.
+        The loss; the norm of the gradients, which is not finite if the step was skipped; the loss scale.
     """
 
     def __init__(self, loss, optimizer, scaler):
@@ -35,7 +35,7 @@ class Float16Step(nn.Cell):
         return self.scaler.scale(self.loss(tokens, targets))
 
     def construct(self, tokens, targets):
-        scale = self.scaler.scale_value * 1.0  # as it is before it is adjusted
+        scale = self.scaler.scale_value * 1.0  # its value before it is adjusted
         loss, gradients = self.backward(tokens, targets)
         updated = self.optimizer(gradients)
         norm = ops.depend(self.optimizer.global_norm, updated)[0]

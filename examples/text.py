@@ -1,7 +1,7 @@
 """English text that comes with Python: the topics of its reference manual, which `help()` shows in the interpreter.
 
-They are in the standard library's `pydoc_data.topics`, about 370,000 characters without what is there twice, under the
-licence of the Python Software Foundation.
+They are in the standard library's `pydoc_data.topics`: about 370,000 characters without duplicates, under the licence
+of the Python Software Foundation.
 """
 
 from pydoc_data.topics import topics
@@ -9,11 +9,11 @@ from pydoc_data.topics import topics
 import numpy as np
 from mindspore.dataset import NumpySlicesDataset
 
-HELD_OUT = 20  # one paragraph in so many is for validation
+HELD_OUT = 20  # every HELD_OUT-th paragraph is for validation
 
 
 def load(length):
-    """Windows of bytes and of the bytes that follow: of the paragraphs for training, and of those for validation.
+    """Cuts the text into windows of bytes, each with the bytes that follow, for training and for validation.
 
     Returns:
         Two pairs (tokens, targets) of int32 arrays of shape (windows, length).
@@ -32,9 +32,9 @@ def _windows(paragraphs, length):
 
 
 def in_order(windows, batch, steps, seed, first=0):
-    """A dataset of the batches from step `first` to step `steps`. Every epoch is a new order, and `seed` decides all.
+    """Returns a dataset of the batches from step `first` to step `steps`. `seed` alone decides the order of each epoch.
 
-    So a training that stopped after `first` steps goes on with the batches that it has not seen.
+    So training that stopped after `first` steps resumes with the batches it has not seen.
     """
     tokens, targets = windows
     random = np.random.default_rng(seed)
