@@ -13,9 +13,9 @@
 # make sanitize      the same under the address, undefined-behaviour and thread sanitizers
 # make aarch64       the same, compiled for aarch64 and run in an emulator; the bits must be equal
 # make fuzz          call the MindSpore adapter with thousands of random and broken arguments
-# make bench         measure speed and memory on this machine
+# make bench         measure speed and memory on this machine, in about half an hour
 # make bench-kernel  time the native kernel alone, with other block sizes and prefetch distances
-# make figures       measure again all figures of the documentation
+# make figures       measure this machine for the documentation: tables and pictures in docs/bench, named after the CPU
 
 PYTHON ?= python3
 VENV := .venv
@@ -180,7 +180,7 @@ bench-kernel: build/kernel_bench
 	build/kernel_bench
 
 bench: $(VENV)/stamp
-	$(BIN)/python -m mindspore_offload bench
+	$(BIN)/python -m benchmarks
 
 # A warning is an error, a link that leads nowhere too.
 docs: $(VENV)/stamp
@@ -189,7 +189,7 @@ docs: $(VENV)/stamp
 
 # With PyTorch and DeepSpeed, which `make test-peers` installs.
 figures: $(VENV)/stamp
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m mindspore_offload bench --loaded --plot docs/bench.png > docs/bench.txt
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m benchmarks --figures docs/bench
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist output *.egg-info mindspore_offload/*.so

@@ -7,7 +7,7 @@ agreement, and draws the curves into output/digits.png. Takes about half a minut
     pip install '.[examples]'
     python examples/digits.py
 
-In a net as small as this one a step is mostly forward and backward; `python -m mindspore_offload bench` measures the
+In a net as small as this one a step is mostly forward and backward; `make bench` measures the
 optimizers alone.
 """
 
@@ -137,7 +137,7 @@ def print_table(runs):
         difference = "(reference)" if name == REFERENCE else f"{largest_difference(run, runs[REFERENCE]):.1e}"
         print(f"{name:31}{run.accuracies[-1]:9.2%}{milliseconds:9.2f}{run.state_bytes:14.2f}{difference:>30}")
     agrees = largest_difference(runs[OURS], runs[REFERENCE]) <= TOLERANCE
-    print("\nThe time is mostly that of launching a small net. Optimizers alone: python -m mindspore_offload bench")
+    print("\nThe time is mostly that of launching a small net. Optimizers alone: make bench")
     print(f"The losses of both AdamOffload {'agree' if agrees else 'do NOT agree'} to {TOLERANCE:g}, relatively.")
 
 

@@ -1,4 +1,4 @@
-"""``python -m mindspore_offload doctor | estimate | bench``"""
+"""Runs ``python -m mindspore_offload doctor | estimate``."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from mindspore_offload.commands import INTERRUPTED, main
 
 if __name__ == "__main__":
     # While MindSpore computes, it answers an interrupt by sending itself SIGTERM, which would end this process at once
-    # and leave those behind that it has started.
+    # and leave its scratch folder behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = main()
     if status == INTERRUPTED:

@@ -16,7 +16,7 @@ from mindspore import Parameter, Tensor, save_checkpoint
 
 from mindspore_offload import commands
 from mindspore_offload.commands import main, sizes
-from mindspore_offload.commands.errors import CommandError
+from mindspore_offload.commands.common import CommandError
 from mindspore_offload.footprint import BYTES
 
 SOURCE_TREE = Path(commands.__file__).parents[2]
@@ -147,7 +147,7 @@ def test_a_path_that_is_no_regular_file_is_refused(kind, message, suffix, tmp_pa
 LIMITED = """
 import json, resource, sys
 from mindspore_offload.commands import sizes
-from mindspore_offload.commands.errors import CommandError
+from mindspore_offload.commands.common import CommandError
 
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 resource.setrlimit(resource.RLIMIT_CPU, (100, 100))

@@ -10,16 +10,16 @@ import os
 import sys
 import tempfile
 
-from mindspore_offload.commands import bench, doctor, estimate
-from mindspore_offload.commands.errors import CommandError
+from mindspore_offload.commands import doctor, estimate
+from mindspore_offload.commands.common import CommandError
 
-COMMANDS = {"doctor": doctor, "estimate": estimate, "bench": bench}
+COMMANDS = {"doctor": doctor, "estimate": estimate}
 
-USAGE_ERROR, INTERRUPTED = 2, 130  # exit statuses; 1 is the doctor's, who found something
+USAGE_ERROR, INTERRUPTED = 2, 130  # exit statuses; the doctor returns 1 if it found a fault
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its errors are one line each."""
+    """Prints each error in one line."""
 
     def error(self, message):
         self.exit(USAGE_ERROR, f"{self.prog}: {message}; '{self.prog} --help' lists the options\n")
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def _scratch_folder():
-    """Where MindSpore writes about a compilation that fails, or that is interrupted."""
+    """Gives MindSpore a folder for its files about a compilation that fails or is interrupted."""
     name = "MS_OM_PATH"
     if name in os.environ:
         yield
@@ -41,7 +41,7 @@ def _scratch_folder():
 
 
 def main(argv=None):
-    """Runs the command that the arguments name. Returns the exit status."""
+    """Runs the command that the arguments name and returns its exit status."""
     parser = _Parser(
         prog="python -m mindspore_offload", description="An offloaded Adam for MindSpore, on this machine."
     )

@@ -8,7 +8,7 @@ import textwrap
 from typing import NamedTuple
 
 from mindspore_offload import __version__, machine, native_library
-from mindspore_offload.commands.errors import one_line
+from mindspore_offload.commands.common import one_line
 
 HELP = "whether everything works on this machine, and a cure for what does not"
 

@@ -7,8 +7,7 @@ import json
 
 from mindspore_offload import machine, native_library
 from mindspore_offload.commands import sizes
-from mindspore_offload.commands.errors import CommandError
-from mindspore_offload.commands.options import positive, whole_number, whole_number_or_0
+from mindspore_offload.commands.common import CommandError, positive, whole_number, whole_number_or_0
 from mindspore_offload.footprint import BYTES, MOST, estimate
 
 HELP = "the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
@@ -154,7 +153,7 @@ def _dtypes(parameters):
 
 def _measured_speed():
     try:
-        from mindspore_offload.commands.bare_loop import memory_speed
+        from mindspore_offload.commands.memory_speed import memory_speed
 
         return memory_speed(), "measured in the fastest step of a loop over memory"
     except native_library.NativeLibraryError:

@@ -6,7 +6,7 @@ import re
 import stat
 
 from mindspore_offload.commands import checkpoint_file, user_net
-from mindspore_offload.commands.errors import CommandError
+from mindspore_offload.commands.common import CommandError
 from mindspore_offload.footprint import BYTES, Size
 
 # Names in a training checkpoint that are no weights: states of optimizers, and statistics of normalization layers.

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindspore_offload import AdamOffload
 from mindspore_offload.commands import oracle
-from mindspore_offload.commands.errors import one_line
+from mindspore_offload.commands.common import one_line
 
 DTYPES = ("float32", "float16", "bfloat16")
 SIZE = 1001  # no multiple of what a vector holds

@@ -1,27 +1,31 @@
-"""The optimizers of other frameworks that are measured where they are installed."""
+"""The optimizers of other frameworks, measured as their users call them where they are installed."""
 
-import contextlib
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
-from mindspore_offload.commands.errors import one_line
-from mindspore_offload.commands.progress import progress
+from benchmarks.process import progress
+from mindspore_offload.commands.common import one_line
 
 INSTALL = "in the folder of the source, pip install '.[peers]'"
 
 
-class Peer(NamedTuple):
-    """An optimizer of PyTorch's kind."""
+@dataclass(frozen=True)
+class Peer:
+    """An optimizer of PyTorch's kind, with the interface of `benchmarks.rivals.Rival`."""
 
     make: Callable
     dtype: str = "float32"
-    has_master = False  # of 16-bit parameters
+
+    has_master: ClassVar[bool] = False  # of 16-bit parameters
+
+    @property
+    def gradients(self):
+        return "NumPy" if self.dtype == "float32" else "torch"
 
     def start(self, data):
-        """A function that runs one step, and one that gives the last parameter."""
+        """Returns a function that runs one step, and one that returns the last parameter."""
         import torch
 
         dtype = getattr(torch, self.dtype)
@@ -36,15 +40,15 @@ class Peer(NamedTuple):
 
 
 def installed(threads):
-    """The peers that are here, by name, with this number of threads; and a sentence on each that is not."""
-    missing = [f"{name} is not installed: {INSTALL}" for name in ("torch", "deepspeed") if not _is_there(name)]
+    """Returns the installed peers by name, with this number of threads, and a sentence on each missing one."""
+    missing = [f"{name} is not installed: {INSTALL}" for name in ("torch", "deepspeed") if not _is_installed(name)]
     found = {}
-    if _is_there("torch"):
+    if _is_installed("torch"):
         import torch
 
         torch.set_num_threads(threads)
         found["torch Adam, fused"] = Peer(lambda parameters: torch.optim.Adam(parameters, fused=True))
-        if _is_there("deepspeed"):
+        if _is_installed("deepspeed"):
             progress("DeepSpeed compiles its kernel, if it has not done so before")
             try:
                 found.update(_deepspeed())
@@ -56,15 +60,13 @@ def installed(threads):
 
 
 def _deepspeed():
-    with _prints_to_stderr():
-        import torch
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
+    import torch
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        def make(parameters, **settings):
-            with _prints_to_stderr():
-                return DeepSpeedCPUAdam(parameters, adamw_mode=False, **settings)
+    def make(parameters, **settings):
+        return DeepSpeedCPUAdam(parameters, adamw_mode=False, **settings)
 
-        make([torch.nn.Parameter(torch.zeros(1))])  # builds the kernel
+    make([torch.nn.Parameter(torch.zeros(1))])  # builds the kernel
     return {
         "DeepSpeedCPUAdam": Peer(make),
         "DeepSpeedCPUAdam, bfloat16, no master": Peer(
@@ -73,19 +75,5 @@ def _deepspeed():
     }
 
 
-@contextlib.contextmanager
-def _prints_to_stderr():
-    """What Python and child processes print, so that the standard output has the results only."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _is_there(name):
+def _is_installed(name):
     return importlib.util.find_spec(name) is not None

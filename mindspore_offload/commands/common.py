@@ -1,10 +1,20 @@
-"""Types of options that several commands have."""
+"""Errors and option types that several commands share."""
 
 import argparse
 
 
+class CommandError(Exception):
+    """Ends a command: it is printed without a traceback, and the exit status is 2. The text says what to do."""
+
+
+def one_line(error):
+    """Returns the class of an exception and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+
+
 def whole_number(text, least=1):
-    """A whole number of at least `least`; 7e9 is one too."""
+    """Converts an option to a whole number of at least `least`; 7e9 is one too."""
     try:
         number = float(text)
     except ValueError:
@@ -19,7 +29,7 @@ def whole_number_or_0(text):
 
 
 def positive(text):
-    """A number greater than 0."""
+    """Converts an option to a number greater than 0."""
     try:
         number = float(text)
     except ValueError:
