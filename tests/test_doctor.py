@@ -1,9 +1,11 @@
-"""``doctor`` finds nothing on a healthy machine, and names cause and cure of what is made to fail here."""
+"""``doctor`` finds no fault on a healthy machine, and names cause and cure of each fault that is made here."""
 
 import functools
 import importlib.metadata
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,8 @@ import pytest
 from oracle import Oracle
 from packaging.requirements import Requirement
 
-from mindspore_offload import AdamOffload, native_library
-from mindspore_offload.commands import doctor, main, oracle, training_check
+from mindspore_offload import AdamOffload, machine, native_library
+from mindspore_offload.commands import doctor, main, memory_speed, oracle, step_speed, training_check
 
 
 @pytest.fixture
@@ -45,6 +47,12 @@ def test_a_healthy_machine(diagnosed):
     assert str(native_library.PATH) in described["native library"]
     assert "-ffp-contract=off" in described["native library"]
     assert native_library.load().MindsporeOffloadIsa().decode() in described["instruction set"]
+    speed = re.fullmatch(
+        r"(.+) ms a step of 16,777,216 float32 parameters, (.+) ns each, (.+) GB/s", described["speed"]
+    )
+    milliseconds, nanoseconds, gigabytes = map(float, speed.groups())
+    assert nanoseconds == pytest.approx(milliseconds * 1e6 / 16_777_216, rel=0.02, abs=0.006)
+    assert gigabytes == pytest.approx(28 / nanoseconds, rel=0.05)
 
 
 def test_without_the_library(diagnosed, fresh_library, tmp_path):
@@ -116,6 +124,51 @@ def test_a_wrong_step_is_found(diagnosed, monkeypatch):
     assert [finding.state for finding in findings if finding.subject == "training step"] == ["failed"] + 4 * ["warning"]
     for dtype in training_check.DTYPES:
         assert f"{dtype}: the weights are off by" in of_state(findings, "failed")[0].text
+    assert [finding.subject for finding in of_state(findings, "skipped")] == ["speed"]
+
+
+def test_speed_is_not_measured_without_memory(monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda: 300_000_000)
+    finding = doctor._speed("CPU")
+    assert (finding.subject, finding.state) == ("speed", "skipped")
+
+
+def test_the_timed_steps_update_the_weights(monkeypatch):
+    """All gradients are 1, so each of Adam's first steps is the learning rate."""
+    monkeypatch.setattr(step_speed, "SHAPES", ((3, 5), (7,)))
+    made = []
+
+    class Recorded(AdamOffload):
+        def __init__(self, parameters):
+            made.extend(parameters)
+            super().__init__(parameters)
+
+    monkeypatch.setattr(step_speed, "AdamOffload", Recorded)
+    assert step_speed.seconds_of_a_step() > 0
+    for parameter in made:
+        np.testing.assert_allclose(parameter.asnumpy(), 1 - 1e-3 * (2 + step_speed.STEPS), rtol=1e-5)
+
+
+def test_the_speed_of_memory_is_measured_with_adam():
+    """The kernel gets a learning rate without bias correction."""
+    random = np.random.default_rng(6)
+    weight, gradient = (random.standard_normal(1001).astype(np.float32) for _ in range(2))
+    expected = oracle.adam(weight, [gradient] * 2, bias_correction=False)
+    moment1, moment2 = np.zeros_like(weight), np.zeros_like(weight)
+    for _ in range(2):
+        memory_speed.run_kernel(weight, moment1, moment2, gradient)
+    assert oracle.worst_error(weight, expected, "float32") < 1
+    assert memory_speed.memory_speed(size=1000, steps=3) > 0
+
+
+def test_an_interrupted_compilation_leaves_no_file(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
+    command = [sys.executable, "-m", "mindspore_offload", "doctor"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    next(line for line in run.stdout if "training step" in line)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(10) == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_supported_versions_are_those_of_the_package():

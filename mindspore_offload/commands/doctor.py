@@ -1,4 +1,4 @@
-"""``doctor``: does it work on this machine, and if not, why not and what to do."""
+"""``doctor``: checks that everything works on this machine, and says what to do where it does not."""
 
 import importlib.metadata
 import json
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mindspore_offload import __version__, machine, native_library
 from mindspore_offload.commands.common import one_line
 
-HELP = "whether everything works on this machine, and a cure for what does not"
+HELP = "checks of everything that is used on this machine, and a cure for each fault"
 
 # As in pyproject.toml: the first release that is supported, and the first that no longer is. 2.10.1 would be untested.
 SUPPORTED = {"Python": ((3, 9), (3, 13)), "MindSpore": ((2, 7, 0), (2, 10, 1)), "numpy": ((1, 26), (2,))}
@@ -25,7 +25,7 @@ OK, NOTE, WARNING, FAILED, SKIPPED = "ok", "note", "warning", "failed", "skipped
 
 
 class Finding(NamedTuple):
-    """What one check found. `WARNING` is what does not work and is not needed, `FAILED` what does not and is."""
+    """The result of one check. A fault is `FAILED` if the optimizer would use that part by default, else `WARNING`."""
 
     subject: str
     state: str
@@ -45,7 +45,7 @@ def add_options(parser):
 
 
 def run(arguments):
-    """Prints what every check finds. Returns 0 if all works that the optimizer would choose by itself, else 1."""
+    """Prints the findings. Returns 0 if everything works that the optimizer uses by default, else 1."""
     findings = []
     for finding in examine():
         findings.append(finding)
@@ -60,13 +60,13 @@ def run(arguments):
 
 
 def examine():
-    """Yields what the checks find, each before the next one is made."""
+    """Yields the findings, each before the next check runs."""
     yield Finding("mindspore_offload", OK, __version__)
     versions = [_version_of(name) for name in SUPPORTED]
     yield from versions
     yield from _settings()
     if any(finding.state == FAILED for finding in versions):
-        # What an unsupported version does to a step may be a crash, and then nobody would hear of the version.
+        # An unsupported version may crash a step, and then the finding about the version would be lost.
         yield from _library(needed=False)
         yield Finding("training step", SKIPPED, "not tried with these versions")
         return
@@ -74,7 +74,7 @@ def examine():
         import mindspore
     except Exception as error:
         yield from _library(needed=False)
-        yield Finding("MindSpore", FAILED, f"can't be imported: {one_line(error)}", "reinstall it, or what it misses")
+        yield Finding("MindSpore", FAILED, f"can't be imported: {one_line(error)}", "reinstall it, or what it needs")
         return
     device = mindspore.get_context("device_target")
     yield Finding("device target", OK, device)
@@ -83,7 +83,7 @@ def examine():
 
 
 def _version_of(name):
-    """Of the installed distribution and not of the module: nothing is imported."""
+    """Checks the version of the installed distribution, without importing it."""
     try:
         text = platform.python_version() if name == "Python" else importlib.metadata.version(name.lower())
     except importlib.metadata.PackageNotFoundError:
@@ -96,7 +96,7 @@ def _version_of(name):
 
 
 def _release(version):
-    """The numbers that a version begins with, as (2, 10, 0) of "2.10.0rc1"."""
+    """Returns the numbers at the start of a version: (2, 10, 0) for "2.10.0rc1"."""
     numbers = []
     for part in version.split(".")[:3]:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
@@ -111,7 +111,7 @@ def _dotted(release):
 
 
 def _settings():
-    """What the environment sets, and what the machine has."""
+    """Describes the machine and the environment variables that matter."""
     cores = os.sched_getaffinity(0)
     yield Finding("CPU", OK, f"{machine.cpu_name()}, {platform.machine()}, {os.cpu_count()} cores")
     limit = machine.container_cores()
@@ -160,16 +160,18 @@ def _library(needed):
 
 
 def _training(device):
-    """The first step is that of an optimizer that is told nothing; the others are what else can be asked for."""
+    """Tries the defaults first, then every host operation and writeback that can be asked for, and times a step."""
     from mindspore_offload.commands import training_check
 
-    yield _step(training_check, "auto", "auto", FAILED, "the findings above may be the cause")
+    default = _step(training_check, "auto", "auto", FAILED, "the findings above may be the cause")
+    yield default
     for host_kernel, other in (("native", "stock"), ("stock", "native")):
         for writeback in ("in_place", "assign") if device == "CPU" else ("assign",):
             if host_kernel == "native" and not _native_works():
                 yield Finding("training step", SKIPPED, f"{host_kernel}, {writeback}: without the native library")
             else:
                 yield _step(training_check, host_kernel, writeback, WARNING, f"use host_kernel='{other}'")
+    yield _speed(device) if default.state == OK else Finding("speed", SKIPPED, "not measured without a right step")
 
 
 def _step(training_check, host_kernel, writeback, bad, cure):
@@ -181,6 +183,20 @@ def _step(training_check, host_kernel, writeback, bad, cure):
     if host_kernel == "auto" and not _native_works():
         text += ", by MindSpore's own, slower operations"
     return Finding("training step", OK, text)
+
+
+def _speed(device):
+    from mindspore_offload.commands import step_speed
+    from mindspore_offload.commands.memory_speed import BYTES_A_PARAMETER
+
+    if machine.available_memory() < 2 * step_speed.BYTES:
+        return Finding("speed", SKIPPED, f"a step to be timed needs {2 * step_speed.BYTES / 1e9:.1f} GB of memory")
+    seconds = step_speed.seconds_of_a_step()
+    nanoseconds = seconds / step_speed.PARAMS * 1e9
+    text = f"{seconds * 1e3:.1f} ms a step of {step_speed.PARAMS:,} float32 parameters, {nanoseconds:.2f} ns each"
+    if device == "CPU":  # elsewhere the link is part of the time
+        text += f", {BYTES_A_PARAMETER / nanoseconds:.1f} GB/s"
+    return Finding("speed", OK, text)
 
 
 def _native_works():

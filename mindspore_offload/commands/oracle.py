@@ -1,4 +1,4 @@
-"""Adam in float64: what the commands check an answer against before they believe in it."""
+"""Adam in float64, with which training steps are compared."""
 
 import numpy as np
 
@@ -18,9 +18,9 @@ def adam(
     eps_on_corrected_root=False,
     decoupled=False,
 ):
-    """The weight after a step for each of `gradients`, with the constants that float32 has.
+    """Returns the weight after one step for each of `gradients`, with the constants rounded to float32.
 
-    The decay is an L2 penalty, or `decoupled` as that of AdamW. `eps_on_corrected_root` adds eps where PyTorch does.
+    The decay is an L2 penalty, or decoupled as in AdamW. `eps_on_corrected_root` adds eps where PyTorch does.
     """
     beta1, beta2 = float(np.float32(BETA1)), float(np.float32(BETA2))
     rest1, rest2 = float(np.float32(1) - np.float32(BETA1)), float(np.float32(1) - np.float32(BETA2))
@@ -41,9 +41,9 @@ def adam(
 
 
 def worst_error(actual, expected, dtype, roundings=1):
-    """The largest error of an element, in units of what it may be.
+    """Returns the largest error of an element, in units of the allowed error.
 
-    It may be 1e-6 off, as float32 arithmetic is, and half a unit of its dtype for each time that it was rounded to it.
+    Allowed is 1e-6 for float32 arithmetic, and half a unit of `dtype` for each time that the value was rounded to it.
     """
     allowed = 1e-6 * np.maximum(1, np.abs(expected))
     if dtype != "float32":

@@ -11,12 +11,12 @@ from mindspore_offload.commands import oracle
 from mindspore_offload.commands.common import one_line
 
 DTYPES = ("float32", "float16", "bfloat16")
-SIZE = 1001  # no multiple of what a vector holds
+SIZE = 1001  # no multiple of a vector's length
 SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.01, "loss_scale": 1024.0}
 
 
 class Product(nn.Cell):
-    """A net of one weight, whose gradient is its input: the CPU device multiplies no bfloat16 matrices."""
+    """A net of one weight, whose gradient is its input. The CPU device can't multiply bfloat16 matrices."""
 
     def __init__(self, weight):
         super().__init__()
@@ -27,23 +27,23 @@ class Product(nn.Cell):
 
 
 def failures(host_kernel, writeback):
-    """What is wrong with the steps that these arguments of the optimizer give, by dtype; empty if nothing is."""
+    """Tries steps with these arguments of the optimizer. Returns the faults by dtype, empty if there are none."""
     found = {}
     for dtype in DTYPES:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # of a library that can't be used, which is known
+                warnings.simplefilter("ignore", RuntimeWarning)  # doctor has reported a library that can't be used
                 error = error_of_steps(dtype, host_kernel, writeback)
         except Exception as exception:
             found[dtype] = one_line(exception)
         else:
             if error > 1:
-                found[dtype] = f"the weights are off by {error:.3g} times what float32 arithmetic may be"
+                found[dtype] = f"the weights are off by {error:.3g} times the error of float32 arithmetic"
     return found
 
 
 def error_of_steps(dtype, host_kernel, writeback):
-    """How far three training steps are from those in float64, in units of what they may be."""
+    """Returns the worst error of three training steps, in units of what float32 arithmetic explains."""
     ms.set_context(mode=ms.GRAPH_MODE)
     start = _rounded(np.linspace(-1, 1, SIZE), dtype)
     inputs = [_rounded(np.roll(np.linspace(-2, 2, SIZE), 100 * i), dtype) for i in range(3)]
