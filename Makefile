@@ -12,7 +12,8 @@
 # make kernel        test the native kernel alone, compiled by g++ and clang++
 # make sanitize      the same under the address, undefined-behaviour and thread sanitizers
 # make aarch64       the same, compiled for aarch64 and run in an emulator; the bits must be equal
-# make fuzz          call the MindSpore adapter with thousands of random and broken arguments
+# make fuzz          call the MindSpore adapter with thousands of random and broken arguments, and compare hundreds of
+#                    random optimizers with float64
 # make bench         measure speed and memory on this machine, in about half an hour
 # make bench-kernel  time the native kernel alone, with other block sizes and prefetch distances
 # make figures       measure this machine for the documentation: tables and pictures in docs/bench, named after the CPU
@@ -165,7 +166,7 @@ aarch64: build/harness
 	qemu-aarch64 build/harness-aarch64 | diff build/harness.digest -
 
 fuzz: $(VENV)/stamp
-	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=campaign
+	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_campaign.py --hypothesis-profile=campaign
 
 # The yardstick of the benchmark, apart from the package's library.
 build/libbare_loop.so: benchmarks/kernel/bare_loop.cc $(CPP)

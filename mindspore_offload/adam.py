@@ -215,6 +215,12 @@ class AdamOffload(nn.Optimizer):
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
         self._successes = (True,) * (len(self.parameters) - 1)
 
+    def __deepcopy__(self, memo):
+        raise TypeError(
+            f"For '{self.cls_name}', a deep copy is not possible, because it would update parameters that no net has; "
+            f"copy the net, make a new optimizer for it, and load the states with mindspore.load_param_into_net."
+        )
+
     def __call__(self, gradients):
         # MindSpore notices new memory of a Parameter, as `set_data` gives it, before it runs a Cell, but not before it
         # runs a function of `jit`, which `construct` is in PyNative mode. The gradients are separate inputs, because

@@ -57,7 +57,8 @@ class Write(nn.Cell):
     def construct(self, result, row):
         """`row` is the parameter's row of coefficients. It is read only if the parameter is decayed."""
         if self.is_scalar:
-            result = F.reshape(result, ())
+            # By way of float32, which is exact: on the CPU, MindSpore has no Reshape for bfloat16.
+            result = F.cast(F.reshape(F.cast(result, mstype.float32), ()), self.parameter.dtype)
         if self.decays:
             self.subtract(self.parameter, self.mul(self.parameter, row[DECOUPLED_DECAY]))
         return F.depend(True, self.write(self.parameter, result))
