@@ -235,6 +235,7 @@ class AdamOffload(nn.Optimizer):
         if gradients is None:
             gradients = separate_gradients
         self._check_gradients(self.parameters, gradients)
+        gradients = host.map_(_apart_from_parameters, gradients)
         loss_scale, clip, is_finite = None, None, None
         if self._dynamic_loss_scale is not None:
             loss_scale = host.reshape(self._dynamic_loss_scale, (1,))
@@ -252,6 +253,11 @@ class AdamOffload(nn.Optimizer):
         updated = host.map_(F.partial(_update, coefficients, gradients), self._updates)
         # One `depend` for all. In a depend, MindSpore takes a constant tuple apart in quadratic time.
         return (F.depend(True, updated), *self._successes)
+
+
+def _apart_from_parameters(gradient):
+    """Copies a gradient that is a Parameter itself: an update may write that before it is read."""
+    return writebacks.device_copy(gradient) if isinstance(gradient, Parameter) else gradient
 
 
 def _pick(values, i):

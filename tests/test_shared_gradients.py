@@ -52,6 +52,31 @@ def test_each_gradient_is_the_other_parameter_before_the_step(host_kernel, write
     np.testing.assert_allclose(trained, oracle.weights, atol=1e-5)
 
 
+class Given(nn.Cell):
+    """Passes the parameters themselves as each other's gradients."""
+
+    def __init__(self, net, optimizer):
+        super().__init__(auto_prefix=False)
+        self.a, self.b, self.optimizer = net.a, net.b, optimizer
+
+    def construct(self):
+        return self.optimizer((self.b, self.a))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("writeback", ["in_place", "assign"])
+def test_parameters_given_as_gradients(host_kernel, writeback, dtype, bucketing):
+    start = values(1000, dtype)
+    oracle = Oracle(start, 0.1)
+    net = Product(*start)
+    step = Given(net, AdamOffload(net.trainable_params(), 0.1, host_kernel=host_kernel, writeback=writeback))
+    for _ in range(STEPS):
+        oracle.step([weight.astype(dtype) for weight in oracle.weights[::-1]])
+        step()
+    trained = [net.a.asnumpy(), net.b.asnumpy()]
+    np.testing.assert_allclose(trained, oracle.weights, atol=1e-5 if dtype == np.float32 else 5e-3)
+
+
 @pytest.mark.parametrize("writeback", ["in_place", "assign"])
 def test_each_gradient_is_the_other_16_bit_parameter(host_kernel, writeback, bucketing):
     start = values(1000, np.float16)

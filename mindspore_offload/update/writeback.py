@@ -36,6 +36,10 @@ def on_device(operation):
     return operation
 
 
+# Copies a tensor on the device, bit by bit.
+device_copy = ops.Primitive("TensorMove")
+
+
 class Write(nn.Cell):
     """Writes a host operation's result: adds it to a float32 parameter, assigns it to a 16-bit one.
 
