@@ -7,6 +7,7 @@ from mindspore.ops import functional as F
 
 from mindspore_offload import checks, host, states, update
 from mindspore_offload.coefficients import Coefficients, Features
+from mindspore_offload.names import NamesApart
 from mindspore_offload.rows import Rows
 from mindspore_offload.states import buckets
 from mindspore_offload.step import Counters, GlobalNorm
@@ -14,7 +15,7 @@ from mindspore_offload.update import stock
 from mindspore_offload.update import writeback as writebacks
 
 
-class AdamOffload(nn.Optimizer):
+class AdamOffload(NamesApart):
     r"""Adam that keeps its moments in host memory and runs on the host CPU; a drop-in for `mindspore.nn.AdamOffload`.
 
     The algorithm is Adam in the form that ends section 2 of `Adam: A Method for Stochastic Optimization
@@ -214,6 +215,7 @@ class AdamOffload(nn.Optimizer):
         self._updates = nn.CellList(cells, auto_prefix=False)
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
         self._successes = (True,) * (len(self.parameters) - 1)
+        self.insert_parameters()
 
     def __deepcopy__(self, memo):
         raise TypeError(

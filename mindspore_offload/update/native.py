@@ -44,7 +44,8 @@ class _Update(nn.Cell):
         tensors = bucket.tensors
         self.start, self.stop = bucket.start, bucket.stop
         self.rows = Tensor(np.array(rows, np.int32))
-        self.parameters = ParameterTuple(parameters)
+        # Not by setattr, which would make the parameters attributes of this Cell by their names, `rows` for example.
+        object.__setattr__(self, "parameters", ParameterTuple(parameters))
         self.moment1 = ParameterTuple(each.moment1 for each in tensors)
         self.moment2 = ParameterTuple(each.moment2 for each in tensors)
         self.masters = ParameterTuple(each.master for each in tensors if each.master is not None)
@@ -104,7 +105,7 @@ class _Assign(_Update):
         )
         self.some_decay, self.some_penalty, self.has_penalty = any(decays), any(has_penalty), tuple(has_penalty)
         self.row_of, self.gathered_rows = tuple(row_of), Tensor(np.array(row_of, np.int32))
-        self.weights = ParameterTuple(each.parameter for each in tensors)
+        object.__setattr__(self, "weights", ParameterTuple(each.parameter for each in tensors))
         self.clip_and_decay = ClipAndDecay(features.clip, True, on_device)
         self.is_prepared = Tensor(np.array([[own and column in PREPARED for column in COLUMNS] for own in has_penalty]))
         self.prepared = Tensor(np.array([[PREPARED.get(column, 0) for column in COLUMNS]] * len(tensors), np.float32))

@@ -1,0 +1,64 @@
+"""Names of parameters: those of attributes and states are refused, and all others train."""
+
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from mindspore_offload import AdamOffload
+
+SETTINGS = {
+    "native": {},
+    "everything": {"writeback": "assign", "weight_decay": 0.1, "max_grad_norm": 1e9, "skip_nonfinite": True},
+    "stock": {"host_kernel": "stock", "writeback": "assign", "skip_nonfinite": True},
+}
+STATES = {"global_step", "learning_rate", "beta1_power", "beta2_power", "moment1.other", "moment2.other"}
+
+
+def parameters_named(names, shape=()):
+    return [Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name in names]
+
+
+def names_in(cell):
+    """Returns the names of everything in a cell and in its cells."""
+    names = {name for name in (*vars(cell), *cell._cells, *cell._params) if not name.startswith("__")}
+    return names.union(*(names_in(child) for child in cell._cells.values() if child is not None))
+
+
+def is_refused(name, settings):
+    """Checks a refusal, and that the parameter is then as before."""
+    parameters = parameters_named([name, "other"])
+    try:
+        AdamOffload(parameters, 0.1, **settings)
+    except ValueError as error:
+        text = str(error)
+    else:
+        return False
+    assert f"'AdamOffload', the parameter '{name}' must not have the name of an attribute or a state" in text
+    assert parameters[0].asnumpy() == 1
+    return True
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_parameter_named_as_anything_inside_trains_or_is_refused(settings):
+    reference = parameters_named(["weight"])
+    optimizer = AdamOffload(reference, 0.1, **settings)
+    names = (names_in(optimizer) | STATES) - {"weight", "moment1.weight", "moment2.weight"}
+    refused = {name for name in names if is_refused(name, settings)}
+    assert {"eps", "beta1", "weight_decay", "params", *STATES} <= refused
+    assert {"one", "constants"} <= names - refused
+
+    parameters = parameters_named(sorted(names - refused))
+    gradient = Tensor(np.ones((), np.float32))
+    both = optimizer, AdamOffload(parameters, 0.1, **settings)
+    for _ in range(2):
+        for each in both:
+            each((gradient,) * len(each.parameters))
+    for parameter in parameters:
+        assert parameter.asnumpy() == reference[0].asnumpy() != 1, parameter.name
+
+
+def test_parameters_keep_their_order():
+    """Checkpoints list them in it, as those of the replaced optimizer."""
+    names = [parameter.name for parameter in AdamOffload(parameters_named("ab")).get_parameters()]
+    moments = [f"moment{i}.{name}" for i in (1, 2) for name in "ab"]
+    assert names == ["global_step", "learning_rate", "a", "b", "beta1_power", "beta2_power", *moments]
