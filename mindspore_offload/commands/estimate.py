@@ -155,7 +155,7 @@ def _measured_speed():
     try:
         from mindspore_offload.commands.memory_speed import memory_speed
 
-        return memory_speed(), "measured in the fastest step of a loop over memory"
+        return memory_speed(), "measured in the fastest step of the native kernel"
     except native_library.NativeLibraryError:
         return None, "because the native library can't be used ('doctor' shows why); give --host-gb-s"
 
