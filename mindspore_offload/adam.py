@@ -6,8 +6,8 @@ from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
 from mindspore_offload import checks, host, states, update
+from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
-from mindspore_offload.names import NamesApart
 from mindspore_offload.rows import Rows
 from mindspore_offload.states import buckets
 from mindspore_offload.step import Counters, GlobalNorm
@@ -15,7 +15,7 @@ from mindspore_offload.update import stock
 from mindspore_offload.update import writeback as writebacks
 
 
-class AdamOffload(NamesApart):
+class AdamOffload(GuardedAttributes):
     r"""Adam that keeps its moments in host memory and runs on the host CPU; a drop-in for `mindspore.nn.AdamOffload`.
 
     The algorithm is Adam in the form that ends section 2 of `Adam: A Method for Stochastic Optimization
@@ -215,7 +215,10 @@ class AdamOffload(NamesApart):
         self._updates = nn.CellList(cells, auto_prefix=False)
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
         self._successes = (True,) * (len(self.parameters) - 1)
-        self.insert_parameters()
+        self.finish_attributes()
+
+    def is_compiled(self):
+        return self._check_gradients.has_run
 
     def __deepcopy__(self, memo):
         raise TypeError(
@@ -225,16 +228,17 @@ class AdamOffload(NamesApart):
 
     def __call__(self, gradients):
         # MindSpore notices new memory of a Parameter, as `set_data` gives it, before it runs a Cell, but not before it
-        # runs a function of `jit`, which `construct` is in PyNative mode. The gradients are separate inputs, because
-        # MindSpore takes quadratic time to hand over a tuple.
-        inputs = (None, *gradients) if isinstance(gradients, tuple) else (gradients,)
+        # runs a function of `jit`, which `construct` is in PyNative mode. (Before 2.9 it also wants a Parameter among
+        # the inputs.) The gradients are separate inputs, because MindSpore takes quadratic time to hand over a tuple.
+        has_gradients = isinstance(gradients, tuple) and gradients
+        inputs = (self.global_step, *gradients) if has_gradients else (gradients,)
         if context.get_context("mode") == context.PYNATIVE_MODE:
             return self.compile_and_run(*inputs)
         return super().__call__(*inputs)
 
     @jit(backend="ms_backend")
     def construct(self, gradients, *separate_gradients):
-        if gradients is None:
+        if separate_gradients:
             gradients = separate_gradients
         self._check_gradients(self.parameters, gradients)
         gradients = host.map_(_apart_from_parameters, gradients)

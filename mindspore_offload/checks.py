@@ -177,10 +177,12 @@ class Gradients(ops.PrimitiveWithInfer):
     def __init__(self, optimizer_name, parameters):
         super().__init__("CheckGradients")
         self._optimizer = optimizer_name
+        self.has_run = False
         self._expected = [(each.name, tuple(each.shape), each.dtype) for each in parameters]
 
     def __infer__(self, parameters, gradients):
         """MindSpore calls this with the dtypes and the shapes of two tuples of tensors."""
+        self.has_run = True
         self._check_parameters(parameters)
         dtypes, shapes = gradients["dtype"], gradients["shape"]
         if not isinstance(dtypes, tuple):

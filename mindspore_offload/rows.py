@@ -55,7 +55,9 @@ class Rows(nn.Cell):
         if self.is_group_lr:
             rates = host.map_(F.partial(_value, global_step, learning_rate), self.rate_index, self.rate_is_dynamic)
         else:
-            rates = (learning_rate(global_step) if self.is_dynamic_lr else learning_rate,) * self.count
+            rate = learning_rate(global_step) if self.is_dynamic_lr else learning_rate
+            # Not `(rate,) * count`: MindSpore compiles that into a call inside a call for each row.
+            rates = host.map_(F.partial(_value, global_step, (rate,)), (0,) * self.count, (False,) * self.count)
         decays = (*weight_decay, self.no_decay) if self.is_group else (weight_decay, self.no_decay)
         return rates, host.map_(F.partial(_value, global_step, decays), self.decay_index, self.decay_is_dynamic)
 

@@ -103,21 +103,23 @@ class _Assign(_Update):
             tuple(tuple(each.parameter.shape) or (1,) for each in tensors),
             tuple(each.parameter.dtype for each in tensors),
         )
-        self.some_decay, self.some_penalty, self.has_penalty = any(decays), any(has_penalty), tuple(has_penalty)
+        self.reads_rows = any(decays) or features.skip
+        self.some_penalty, self.has_penalty = any(has_penalty), tuple(has_penalty)
         self.row_of, self.gathered_rows = tuple(row_of), Tensor(np.array(row_of, np.int32))
         object.__setattr__(self, "weights", ParameterTuple(each.parameter for each in tensors))
         self.clip_and_decay = ClipAndDecay(features.clip, True, on_device)
         self.is_prepared = Tensor(np.array([[own and column in PREPARED for column in COLUMNS] for own in has_penalty]))
         self.prepared = Tensor(np.array([[PREPARED.get(column, 0) for column in COLUMNS]] * len(tensors), np.float32))
-        self.writes = nn.CellList(
-            [Write(each.parameter, on_device, decay and features.decoupled) for each, decay in zip(tensors, decays)],
-            auto_prefix=False,
-        )
+        writes = [
+            Write(each.parameter, on_device, decay and features.decoupled, features.skip)
+            for each, decay in zip(tensors, decays)
+        ]
+        self.writes = nn.CellList(writes, auto_prefix=False)
 
     def construct(self, coefficients, gradients):
         gradients = gradients[self.start : self.stop]
         rows = (None,) * len(self.row_of)
-        if self.some_decay:
+        if self.reads_rows:
             rows = host.map_(F.partial(_pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
         if self.some_penalty:
             gradients = host.map_(

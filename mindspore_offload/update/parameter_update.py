@@ -72,13 +72,17 @@ class _UpdateInPlace(_Update):
 
     def __init__(self, tensors, features, place):
         super().__init__(tensors, features, place, place, declares_write=True)
-        self.subtract = place(ops.AssignSub())
+        self.copy, self.subtract, self.assign = place(_copy()), place(ops.AssignSub()), place(ops.Assign())
 
     def construct(self, row, gradient):
         gradient = self.prepared(row, gradient, self.parameter)
+        before = self.copy(self.parameter) if self.features.skip else None
         if self.decouples:
             self.subtract(self.parameter, self.mul(self.parameter, row[DECOUPLED_DECAY]))
-        return self.adam(self.parameter, self.moment1, self.moment2, gradient, row)
+        updated = self.adam(self.parameter, self.moment1, self.moment2, gradient, row)
+        if self.features.skip:
+            return self.assign(self.parameter, self.unless_skipped(row, self.parameter, before))
+        return updated
 
 
 class _UpdateByDifference(_Update):
@@ -90,7 +94,7 @@ class _UpdateByDifference(_Update):
     def __init__(self, tensors, features, place):
         has_penalty = tensors.has_decay and not features.decoupled
         super().__init__(tensors, features, place, on_device if has_penalty else place, declares_write=True)
-        self.write = Write(tensors.parameter, on_device, self.decouples)
+        self.write = Write(tensors.parameter, on_device, self.decouples, features.skip)
 
     def construct(self, row, gradient):
         gradient = self.prepared(row, gradient, self.parameter)
@@ -108,7 +112,7 @@ class _UpdateMaster(_Update):
 
     def __init__(self, tensors, features, place, write_place):
         super().__init__(tensors, features, place, place, declares_write=False)
-        self.write = Write(tensors.parameter, write_place, has_decoupled_decay=False)
+        self.write = Write(tensors.parameter, write_place, has_decoupled_decay=False, may_skip=features.skip)
         self.not_equal, self.assign = place(ops.NotEqual()), place(ops.Assign())
 
     def construct(self, row, gradient):
@@ -145,11 +149,14 @@ class _Adam(nn.Cell):
         gradient = sig.make_sig("gradient", sig.sig_rw.RW_WRITE, dtype=sig.sig_dtype.T)
         adam.set_signatures((weight, *others, gradient))
         self.adam = place(adam)
+        self.skip, self.copy, self.assign = features.skip, place(_copy()), place(ops.Assign())
+        self.greater, self.select = place(ops.Greater()), place(ops.Select())
         # Adam would correct the bias itself, but the learning rate that it gets is corrected already.
         self.no_power = Tensor(0.0, mstype.float32)
 
     def construct(self, weight, moment1, moment2, gradient, row):
-        """Returns the updated `weight`."""
+        """Returns the updated `weight`. After a skipped step, the moments have the bits that they had before."""
+        before = (self.copy(moment1), self.copy(moment2)) if self.skip else None
         launched = self.adam(
             weight,
             moment1,
@@ -162,4 +169,13 @@ class _Adam(nn.Cell):
             row[EPS],
             gradient,
         )
+        if self.skip:
+            is_skipped = self.greater(row[SKIP], 0)
+            restored1 = self.assign(moment1, self.select(is_skipped, before[0], moment1))
+            restored2 = self.assign(moment2, self.select(is_skipped, before[1], moment2))
+            launched = F.depend(launched, (restored1, restored2))
         return F.depend(weight, launched)
+
+
+def _copy():
+    return ops.Primitive("TensorMove")

@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import auto_generate
 from mindspore.ops import functional as F
 
-from mindspore_offload.coefficients import DECOUPLED_DECAY
+from mindspore_offload.coefficients import DECOUPLED_DECAY, SKIP
 
 WRITEBACKS = ("auto", "in_place", "assign")
 
@@ -48,21 +48,32 @@ class Write(nn.Cell):
         place (Callable): `host.place` or `on_device`.
         has_decoupled_decay (bool): True if a decoupled decay is taken off a float32 parameter first. The host does not
             see that parameter. It decays masters itself.
+        may_skip (bool): True if steps may be skipped. A float32 parameter is then assigned and not added to, because
+            adding loses some bits of a parameter, those of subnormal numbers, even if it adds -0.
     """
 
-    def __init__(self, parameter, place, has_decoupled_decay):
+    def __init__(self, parameter, place, has_decoupled_decay, may_skip):
         super().__init__(auto_prefix=False)
         self.parameter = parameter
         self.is_scalar = not parameter.shape
-        self.decays = has_decoupled_decay and parameter.dtype == mstype.float32
-        self.mul, self.subtract = place(ops.Mul()), place(ops.AssignSub())
+        is_difference = parameter.dtype == mstype.float32
+        self.decays, self.selects = has_decoupled_decay and is_difference, may_skip and is_difference
+        self.mul, self.add, self.sub = place(ops.Mul()), place(ops.Add()), place(ops.Sub())
+        self.greater, self.select = place(ops.Greater()), place(ops.Select())
+        self.subtract, self.assign = place(ops.AssignSub()), place(ops.Assign())
         self.write = place(_write_operation(parameter.dtype))
 
     def construct(self, result, row):
-        """`row` is the parameter's row of coefficients. It is read only if the parameter is decayed."""
+        """`row` is the parameter's row of coefficients. It may be None if nothing decays and no step is skipped."""
         if self.is_scalar:
             # By way of float32, which is exact: on the CPU, MindSpore has no Reshape for bfloat16.
             result = F.cast(F.reshape(F.cast(result, mstype.float32), ()), self.parameter.dtype)
+        if self.selects:
+            weight = self.parameter
+            if self.decays:
+                weight = self.sub(weight, self.mul(weight, row[DECOUPLED_DECAY]))
+            weight = self.select(self.greater(row[SKIP], 0), self.parameter, self.add(weight, result))
+            return F.depend(True, self.assign(self.parameter, weight))
         if self.decays:
             self.subtract(self.parameter, self.mul(self.parameter, row[DECOUPLED_DECAY]))
         return F.depend(True, self.write(self.parameter, result))

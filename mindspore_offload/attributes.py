@@ -1,0 +1,80 @@
+"""Guards the attributes of an optimizer: against parameters of the same name, and against late assignments."""
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+from mindspore import dtype as mstype
+
+# Attributes that the step holds as constants.
+CONSTANTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov")
+
+
+class GuardedAttributes(nn.Optimizer):
+    """An optimizer whose attributes mean what they say.
+
+    MindSpore makes the parameters of a ParameterTuple attributes of the Cell that holds it, by their names. In
+    `nn.Optimizer`, the attribute `eps` then silently overwrites a net's parameter `eps`. Here such parameters wait
+    until all attributes are known, and `finish_attributes` inserts or refuses them.
+
+    `nn.Optimizer` also accepts assignments that its compiled step never sees. Here they take effect, or raise.
+    """
+
+    _is_finished = False
+
+    def is_compiled(self):
+        """Returns True after a step has been compiled."""
+        raise NotImplementedError
+
+    def insert_param_to_cell(self, param_name, param, check_name_contain_dot=True):
+        is_attribute = check_name_contain_dot  # MindSpore does not check the names of a tuple's elements
+        if is_attribute:
+            super().insert_param_to_cell(param_name, param)
+        else:
+            self.__dict__.setdefault("_waiting", []).append((len(self._params), param))
+
+    def finish_attributes(self):
+        """Inserts the waiting parameters in the places where MindSpore would have inserted them.
+
+        Raises:
+            ValueError: If one has the name of an attribute or of a state.
+        """
+        attributes, ordered, done = list(self._params.items()), {}, 0
+        for position, parameter in self.__dict__.pop("_waiting"):
+            ordered.update(attributes[done:position])
+            done = position
+            if ordered.get(parameter.name) is parameter:
+                continue
+            if parameter.name in ordered or hasattr(self, parameter.name):
+                raise ValueError(
+                    f"For '{self.cls_name}', the parameter '{parameter.name}' must not have the name of an attribute "
+                    f"or a state of the optimizer; rename it, for example to 'net.{parameter.name}'."
+                )
+            ordered[parameter.name] = parameter
+        ordered.update(attributes[done:])
+        self._params.clear()
+        self._params.update(ordered)
+        self._is_finished = True
+
+    def __setattr__(self, name, value):
+        if self._is_finished and name == "learning_rate":
+            self._set_learning_rate(value)
+        elif self._is_finished and (name in CONSTANTS or (name == "weight_decay" and self.is_compiled())):
+            raise AttributeError(
+                f"For '{self.cls_name}', the attribute '{name}' can't change, because the compiled step holds it; make "
+                f"a new optimizer and a new training cell, and load the states."
+            )
+        else:
+            super().__setattr__(name, value)
+
+    def _set_learning_rate(self, value):
+        """Gives the Parameter `learning_rate` a new value, which the next step reads."""
+        if not isinstance(self.learning_rate, Parameter):
+            raise AttributeError(
+                f"For '{self.cls_name}', the attribute 'learning_rate' can't change, because it is a schedule or that "
+                f"of groups; assign to the elements of learning_rate by set_data, or make a new optimizer."
+            )
+        number = np.asarray(value.asnumpy() if isinstance(value, Tensor) else value, np.float32)
+        if number.size != 1 or not number >= 0:
+            raise ValueError(
+                f"For '{self.cls_name}', the attribute 'learning_rate' must be one number, at least 0, but got {value}."
+            )
+        self.learning_rate.set_data(Tensor(number.reshape(self.learning_rate.shape), mstype.float32))

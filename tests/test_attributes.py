@@ -1,0 +1,72 @@
+"""Attributes assigned to an optimizer: they take effect in the next step, or are refused."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from mindspore_offload import AdamOffload
+
+GRADIENTS = (Tensor(np.ones(2, np.float32)),)
+
+
+def new_optimizer(learning_rate=0.5, **arguments):
+    weight = Parameter(Tensor(np.zeros(2, np.float32)), name="weight")
+    return weight, AdamOffload([weight], learning_rate, **arguments)
+
+
+@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+def mode(request):
+    ms.set_context(mode=request.param)
+    yield
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+RATES = {
+    "number": 0.25,
+    "int": 0,
+    "Tensor": Tensor(0.25, ms.float32),
+    "Parameter": Parameter(Tensor(0.25, ms.float32), name="learning_rate"),
+}
+
+
+@pytest.mark.usefixtures("mode")
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+def test_a_new_learning_rate_takes_effect(rate):
+    weight, optimizer = new_optimizer()
+    optimizer(GRADIENTS)
+    optimizer.learning_rate = rate
+    optimizer(GRADIENTS)
+    # With equal gradients, each step of Adam is as long as its rate.
+    np.testing.assert_allclose(weight.asnumpy(), -0.5 - float(rate), atol=1e-5)
+    assert optimizer.learning_rate.name == "learning_rate"
+
+
+@pytest.mark.parametrize("rate", [-0.1, float("nan"), [0.1, 0.2]], ids=str)
+def test_a_wrong_learning_rate_is_refused(rate):
+    weight, optimizer = new_optimizer()
+    with pytest.raises(ValueError, match=r"'learning_rate' must be one number, at least 0, but got"):
+        optimizer.learning_rate = rate
+    optimizer(GRADIENTS)
+    np.testing.assert_allclose(weight.asnumpy(), -0.5, atol=1e-5)
+
+
+def test_a_schedule_is_not_replaced():
+    _, optimizer = new_optimizer(nn.ExponentialDecayLR(0.5, 0.5, 1))
+    with pytest.raises(AttributeError, match="'learning_rate' can't change, because it is a schedule"):
+        optimizer.learning_rate = 0.1
+
+
+FIXED = {"beta1": 0.5, "beta2": Tensor(0.5, ms.float32), "eps": 1.0, "loss_scale": 2.0, "weight_decay": 0.5}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_the_step_holds_is_refused(name):
+    weight, optimizer = new_optimizer()
+    before = getattr(optimizer, name)
+    optimizer(GRADIENTS)
+    with pytest.raises(AttributeError, match=f"'AdamOffload', the attribute '{name}' can't change.*new optimizer"):
+        setattr(optimizer, name, FIXED[name])
+    assert getattr(optimizer, name) is before
+    optimizer(GRADIENTS)
+    np.testing.assert_allclose(weight.asnumpy(), -1, atol=1e-5)
