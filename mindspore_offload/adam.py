@@ -18,8 +18,8 @@ from mindspore_offload.update import writeback as writebacks
 class AdamOffload(GuardedAttributes):
     r"""Adam that keeps its moments in host memory and runs on the host CPU; a drop-in for `mindspore.nn.AdamOffload`.
 
-    The algorithm is Adam in the form that ends section 2 of `Adam: A Method for Stochastic Optimization
-    <https://arxiv.org/abs/1412.6980>`_, where both bias corrections are folded into the step size. In step
+    The algorithm is Adam in the form at the end of section 2 of `Adam: A Method for Stochastic Optimization
+    <https://arxiv.org/abs/1412.6980>`_, with both bias corrections folded into the step size. In step
     :math:`t = 1, 2, \ldots`, for each weight:
 
     .. math::
@@ -34,74 +34,75 @@ class AdamOffload(GuardedAttributes):
     :math:`g` is the element of `gradients`, :math:`w` of `params`, :math:`m` of the state `moment1`, :math:`v` of
     `moment2`; :math:`\alpha` is `learning_rate`, :math:`\beta_1, \beta_2` are `beta1` and `beta2`, :math:`\epsilon` is
     `eps`, :math:`\lambda` is `weight_decay`, :math:`S` is `loss_scale`, and :math:`\beta_1^t, \beta_2^t` are the states
-    `beta1_power` and `beta2_power`. With `use_nesterov`, :math:`\beta_1 m_t + (1 - \beta_1) g_t` stands for :math:`m_t`
+    `beta1_power` and `beta2_power`. With `use_nesterov`, :math:`\beta_1 m_t + (1 - \beta_1) g_t` replaces :math:`m_t`
     in the last line.
 
-    A float16 or bfloat16 parameter has a float32 master, the state `master`, in host memory. It is what :math:`w` is
-    above; the parameter is the master rounded to nearest even. A parameter that somebody else changed since the last
-    step, a loaded checkpoint for example, becomes the master first.
+    A float16 or bfloat16 parameter has a float32 master weight in host memory, the state `master`. In the formula,
+    :math:`w` is the master; the parameter is the master rounded to nearest even. If a parameter was changed outside the
+    optimizer since the last step, for example by loading a checkpoint, the master first takes the new value.
 
     Note:
         - :math:`\epsilon` is added to the root of the *uncorrected* :math:`v` ("epsilon hat"). `torch.optim.Adam` adds
           it to the corrected root; with small gradients the two differ.
-        - The decay is an L2 penalty: it goes through the moments, unlike the decoupled decay of AdamW.
-        - All constants are float32. :math:`1 - \beta_2` for 0.999 is then 9.9998713e-4.
-        - Infinite and NaN gradients are not caught, unless `skip_nonfinite` is True.
-        - Without parameter groups, parameters whose name contains "beta" or "gamma" don't decay. With groups, names
-          don't matter, and a parameter decays as its group says.
+        - The decay is an L2 penalty: it enters the moments, unlike the decoupled decay of AdamW.
+        - All constants are float32: for 0.999, :math:`1 - \beta_2` is 9.9998713e-4.
+        - Infinite and NaN gradients are not detected, unless `skip_nonfinite` is True.
+        - Without parameter groups, parameters whose name contains "beta" or "gamma" are not decayed. With groups,
+          names don't matter: each group sets its own decay.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters to update, of dtype float32, float16 or
-            bfloat16, which may be mixed, or groups of them. A group is a dict with the keys
+        params (Union[list[Parameter], list[dict]]): The parameters to update, or groups of them. Their dtype is
+            float32, float16 or bfloat16; dtypes may be mixed. A group is a dict with the keys
 
             - params: Required. A list of its parameters.
-            - lr: Optional, in place of `learning_rate`.
-            - weight_decay: Optional, in place of `weight_decay`.
-            - grad_centralization: Accepted, and without effect in this optimizer.
-            - order_params: Alone in a dict of its own: all parameters, in the order that the optimizer is to keep.
+            - lr: Optional. Replaces `learning_rate` for this group.
+            - weight_decay: Optional. Replaces `weight_decay` for this group.
+            - grad_centralization: Accepted, but has no effect in this optimizer.
+            - order_params: In a separate dict: all parameters, in the order that the optimizer keeps.
 
-        learning_rate (Union[float, int, Tensor, Iterable, LearningRateSchedule]): A number or a Tensor of no dimension,
-            at least 0, is fixed. Of a one-dimensional Tensor or an iterable, step i takes value i. A schedule is called
-            with `global_step`, which is 0 in the first step. Default: ``1e-3`` .
+        learning_rate (Union[float, int, Tensor, Iterable, LearningRateSchedule]): The step size. A number or a 0-d
+            Tensor, at least 0, is fixed. A one-dimensional Tensor or an iterable has one value for each step. A
+            schedule is called with `global_step`, which is 0 in the first step. Default: ``1e-3`` .
         beta1 (float): The decay rate of the first moment, in (0.0, 1.0). Default: ``0.9`` .
         beta2 (float): The decay rate of the second moment, in (0.0, 1.0). Default: ``0.999`` .
         eps (float): Added to the denominator; greater than 0. Default: ``1e-8`` .
-        use_locking (bool): Whether the update of a parameter and its moments is protected by a lock. The native host
-            operation always is: updates of the same tensors run one after the other. MindSpore itself crashes when two
-            Python threads run the same graph, so the lock is for graphs of their own that share parameters. Default:
+        use_locking (bool): Whether a lock protects the update of a parameter and its moments. The native host operation
+            always locks: updates of the same tensors run one after the other. MindSpore itself crashes if two Python
+            threads run the same graph, so the lock is only useful for separate graphs that share parameters. Default:
             ``False`` .
         use_nesterov (bool): Whether to use Nesterov's accelerated gradient. Default: ``False`` .
         weight_decay (Union[float, int, Cell]): The L2 penalty, at least 0. A Cell is called with `global_step` in each
             step. Default: ``0.0`` .
-        loss_scale (Union[float, Parameter]): What the loss was multiplied with; greater than 0. To be set to that of a
-            `FixedLossScaleManager` whose `drop_overflow_update` is False. A Parameter of dtype float32 with one element
-            is read in each step: the `scale_value` of an `amp.DynamicLossScaler`, for example, so that its gradients
-            need not be unscaled before. Default: ``1.0`` .
+        loss_scale (Union[float, Parameter]): The factor that the loss was multiplied by, greater than 0. Must equal the
+            scale of a `FixedLossScaleManager` if its `drop_overflow_update` is False. A float32 Parameter with one
+            element, such as the `scale_value` of an `amp.DynamicLossScaler`, is read in each step; the gradients need
+            not be unscaled before. Default: ``1.0`` .
 
     Keyword Args:
-        host_kernel (str): What runs Adam on the host. ``"native"`` is this package's own kernel: fused, and the same
-            bits for any number of threads and either writeback. ``"stock"`` is MindSpore's own operation `Adam`, with
-            some others around it: slower, the same numbers within rounding, and the same bits from run to run as long
-            as MindSpore uses the same number of threads. ``"auto"`` is native where the device target is CPU, stock
-            elsewhere; without a usable native library it warns once and takes stock. Default: ``"auto"`` .
-        writeback (str): How the result gets to the parameter. ``"in_place"``: the host writes it, for which the device
-            has to be the CPU. ``"assign"``: the host returns a tensor, and the device adds it to a float32 parameter or
-            puts it in the place of another. ``"auto"`` is in_place where the device target is CPU, assign elsewhere.
-            The attribute of that name says which it is. Default: ``"auto"`` .
-        max_grad_norm (Union[float, int, None]): The bound of the global norm, greater than 0: where the Euclidean norm
-            of all gradients together, unscaled, is larger, they are multiplied with `max_grad_norm` over it, before the
-            decay, as `mindspore.ops.clip_by_global_norm` does. It is a factor inside the host operation and makes no
-            copies. An infinite norm turns finite gradients to 0 and infinite ones to NaN; a NaN norm clips nothing.
-            Default: ``None`` , no bound.
-        skip_nonfinite (bool): Whether a step is left out if the global norm is infinite or NaN. Parameters, states,
-            `global_step` and the powers then stay as they are, and the state `skipped_steps`, of shape (1,) and dtype
-            int32, counts the step. Default: ``False`` .
-        min_offload_size (int): A number of elements. Parameters with fewer are updated on the device, by the operation
-            of `nn.Adam`, and their states stay there: thousands of small transfers would take longer. Default: ``0`` ,
-            all parameters are offloaded.
+        host_kernel (str): The implementation of Adam on the host. ``"native"`` is this package's fused kernel. Its
+            results are the same bits for any number of threads and either writeback. ``"stock"`` is MindSpore's own
+            operation `Adam` with some others around it. It is slower, and its results agree within rounding; they are
+            the same bits in every run if MindSpore uses the same number of threads. ``"auto"`` is native if the device
+            target is CPU, else stock. If the native library can't be used, it warns once and falls back to stock.
+            Default: ``"auto"`` .
+        writeback (str): The way of the result to the parameter. With ``"in_place"``, the host writes the parameter; the
+            device target must be CPU. With ``"assign"``, the host returns a tensor, which the device adds to a float32
+            parameter or assigns to a 16-bit one. ``"auto"`` is in_place if the device target is CPU, else assign. The
+            attribute `writeback` has the choice. Default: ``"auto"`` .
+        max_grad_norm (Union[float, int, None]): The largest global norm, greater than 0. If the Euclidean norm of all
+            unscaled gradients exceeds it, they are multiplied by `max_grad_norm` / norm before the decay, as by
+            `mindspore.ops.clip_by_global_norm`. This is a factor inside the host operation; the gradients are not
+            copied. An infinite norm turns finite gradients into 0 and infinite ones into NaN; a NaN norm clips nothing.
+            Default: ``None`` , no clipping.
+        skip_nonfinite (bool): Whether to skip steps whose global norm is infinite or NaN. A skipped step leaves the
+            parameters, their states, `global_step` and the powers of the betas unchanged. The state `skipped_steps`, of
+            shape (1,) and dtype int32, counts it. Default: ``False`` .
+        min_offload_size (int): Parameters with fewer elements are updated on the device, by the operation of `nn.Adam`,
+            and keep their states there, because thousands of small transfers would take longer. Default: ``0`` , all
+            parameters are offloaded.
 
     With `max_grad_norm` or `skip_nonfinite`, the state `global_norm`, of shape (1,) and dtype float32, has the norm of
-    the last step. It is measured on the host, and takes one more read of the gradients.
+    the last step. The host measures it, which needs one more pass over the gradients.
 
     Inputs:
         - **gradients** (tuple[Tensor]) - The gradients of `params`, in their order and shapes, of dtype float32,
@@ -118,9 +119,9 @@ class AdamOffload(GuardedAttributes):
         TypeError: If `weight_decay` is neither float, int nor Cell.
         TypeError: If `use_locking`, `use_nesterov` or `skip_nonfinite` is not a bool.
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
-        TypeError: If a parameter is not of one of the dtypes above.
-        TypeError: If a gradient is not of one of its dtypes.
-        TypeError: If a parameter was given another dtype or shape after the optimizer was made.
+        TypeError: If the dtype of a parameter is none of those above.
+        TypeError: If the dtype of a gradient is none of those above.
+        TypeError: If the dtype or the shape of a parameter has changed since the optimizer was built.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
         ValueError: If `beta1` or `beta2` is not in (0.0, 1.0).
         ValueError: If `weight_decay` or `learning_rate` is less than 0.
@@ -130,12 +131,12 @@ class AdamOffload(GuardedAttributes):
         ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
         ValueError: If a gradient has another shape than its parameter.
-        RuntimeError: If `host_kernel` is ``"native"`` and the native library can't be used; the text says why.
+        RuntimeError: If `host_kernel` is ``"native"`` and the native library can't be used; the message says why.
         RuntimeError: If a gradient is row-sparse.
-        RuntimeError: If `gradients` is not a tuple of as many gradients as there are parameters.
+        RuntimeError: If `gradients` is not a tuple with one gradient for each parameter.
 
     Supported Platforms:
-        ``CPU``. On ``Ascend`` and ``GPU`` it has not been run yet; `placement_report` shows what it would do there.
+        ``CPU``. On ``Ascend`` and ``GPU`` it has not been run yet; `placement_report` shows the placement there.
 
     Examples:
         >>> import mindspore as ms

@@ -7,7 +7,7 @@ from mindspore_offload.adam import AdamOffload
 class AdamWOffload(AdamOffload):
     r"""AdamW that keeps its moments in host memory and runs on the host CPU.
 
-    The algorithm is algorithm 2 of `Decoupled Weight Decay Regularization <https://arxiv.org/abs/1711.05101>`_, as in
+    Implements algorithm 2 of `Decoupled Weight Decay Regularization <https://arxiv.org/abs/1711.05101>`_, as in
     `torch.optim.AdamW` and `mindspore.mint.optim.AdamW`. In step :math:`t = 1, 2, \ldots`, for each weight:
 
     .. math::
@@ -19,14 +19,14 @@ class AdamWOffload(AdamOffload):
             w_t = w'_t - \frac{\alpha}{1 - \beta_1^t} m_t / (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)
         \end{array}
 
-    The symbols are those of :class:`mindspore_offload.AdamOffload`, and so are the states, their names, and all else.
+    The symbols, the states and their names, and everything else are as in :class:`mindspore_offload.AdamOffload`.
 
     Note:
-        - The decay does not go through the moments, unlike the L2 penalty of `AdamOffload`: it takes the part
-          `learning_rate` times `weight_decay` off the weight, whatever the gradient is.
+        - The decay is decoupled: each step subtracts `learning_rate` * `weight_decay` * weight, whatever the gradient
+          is. The L2 penalty of `AdamOffload` enters the moments.
         - :math:`\epsilon` is added to the root of the *corrected* :math:`v`, unlike in `AdamOffload`.
-        - `mindspore.nn.AdamWeightDecay` is another algorithm: it does not correct the bias of the moments.
-          `convert_adam_weight_decay` makes its checkpoints loadable.
+        - `mindspore.nn.AdamWeightDecay` is another algorithm, without bias correction. `convert_adam_weight_decay`
+          converts its checkpoints.
 
     Args:
         params (Union[list[Parameter], list[dict]]): As in `AdamOffload`.
@@ -39,7 +39,7 @@ class AdamWOffload(AdamOffload):
         use_nesterov (bool): As in `AdamOffload`. Default: ``False`` .
         weight_decay (Union[float, int, Cell]): The decoupled decay, at least 0. A Cell is called with `global_step` in
             each step. Default: ``0.01`` .
-        loss_scale (Union[float, Parameter]): As in `AdamOffload`. It has no influence on the decay. Default: ``1.0`` .
+        loss_scale (Union[float, Parameter]): As in `AdamOffload`. It does not affect the decay. Default: ``1.0`` .
 
     Keyword Args:
         host_kernel (str): As in `AdamOffload`. Default: ``"auto"`` .
@@ -60,7 +60,7 @@ class AdamWOffload(AdamOffload):
         RuntimeError: As `AdamOffload`.
 
     Supported Platforms:
-        ``CPU``. On ``Ascend`` and ``GPU`` it has not been run yet; `placement_report` shows what it would do there.
+        ``CPU``. On ``Ascend`` and ``GPU`` it has not been run yet; `placement_report` shows the placement there.
 
     Examples:
         >>> import mindspore as ms
