@@ -85,10 +85,10 @@ class AdamOffload(GuardedAttributes):
             the same bits in every run if MindSpore uses the same number of threads. ``"auto"`` is native if the device
             target is CPU, else stock. If the native library can't be used, it warns once and falls back to stock.
             Default: ``"auto"`` .
-        writeback (str): The way of the result to the parameter. With ``"in_place"``, the host writes the parameter; the
-            device target must be CPU. With ``"assign"``, the host returns a tensor, which the device adds to a float32
-            parameter or assigns to a 16-bit one. ``"auto"`` is in_place if the device target is CPU, else assign. The
-            attribute `writeback` has the choice. Default: ``"auto"`` .
+        writeback (str): The method that writes the result to the parameter. With ``"in_place"``, the host writes the
+            parameter; the device target must be CPU. With ``"assign"``, the host returns a tensor, which the device
+            adds to a float32 parameter or assigns to a 16-bit one. ``"auto"`` is in_place if the device target is CPU,
+            else assign. The attribute `writeback` holds the method in use. Default: ``"auto"`` .
         max_grad_norm (Union[float, int, None]): The largest global norm, greater than 0. If the Euclidean norm of all
             unscaled gradients exceeds it, they are multiplied by `max_grad_norm` / norm before the decay, as by
             `mindspore.ops.clip_by_global_norm`. This is a factor inside the host operation; the gradients are not

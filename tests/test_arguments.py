@@ -214,7 +214,7 @@ def test_a_parameter_whose_dtype_or_shape_changes_later_is_refused(change, messa
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["one", "groups"])
 def test_a_weight_decay_replaced_before_the_first_step_is_used(grouped, parameters):
-    """As in the replaced optimizer. After a gradient of 0, the first moment is a tenth of decay times weight."""
+    """The replaced optimizer uses it too. After a gradient of 0, the first moment is a tenth of decay times weight."""
     optimizer = AdamOffload([{"params": parameters, "weight_decay": 0.1}] if grouped else parameters, weight_decay=0.1)
     new = Tensor(0.5, mstype.float32)
     optimizer.weight_decay = (new,) if grouped else new

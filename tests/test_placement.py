@@ -55,7 +55,7 @@ TENSORS = 2 * len(LAYERS)
     ids=["float32", "float16"],
 )
 def test_assign(dtype, buckets, writes, state, to_host, to_device, settings, host_kernel):
-    """To the host: the gradient, and a 16-bit parameter, to see outside changes. To the device: the result."""
+    """The gradient goes to the host, as does a 16-bit parameter, to detect changes. The result goes to the device."""
     found = report(dtype, host_kernel, "assign", **settings)
     device = {writes: TENSORS}
     if "weight_decay" in settings and dtype == ms.float32:
