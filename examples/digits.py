@@ -32,27 +32,30 @@ from mindspore_offload import AdamOffload
 OURS, ADAM, REFERENCE = "mindspore_offload.AdamOffload", "mindspore.nn.Adam", "mindspore.nn.AdamOffload"
 OPTIMIZERS = {OURS: AdamOffload, ADAM: nn.Adam, REFERENCE: nn.AdamOffload}
 EPOCHS, BATCH, LEARNING_RATE = 12, 16, 3e-3
-EXPECTED_ACCURACY = 0.97  # after EPOCHS; the seeds 0 to 9 gave 97.5 % to 99.2 %
-# At any step, weights that differ in their last bits may put a ReLU or a max-pooling on different sides of a tie. From
-# then on even two correct optimizers diverge, so only the first steps are compared.
+EXPECTED_ACCURACY = 0.96  # after EPOCHS; the seeds 0 to 2 gave 97.2 % to 98.3 %
+# Rounding errors grow from step to step, so only the first steps are compared.
 COMPARED_STEPS, TOLERANCE = 50, 1e-4
 SMOOTHED_STEPS = 30
 
 
 class LeNet5(nn.Cell):
-    """LeNet-5 for 8x8 pixels: smaller, padded kernels; only one pooling, as a second would leave 2x2; more channels."""
+    """LeNet-5 for 8x8 pixels: smaller, padded kernels; only one pooling, as a second would leave 2x2; more channels.
+
+    As in the paper, it is smooth: tanh and average pooling. Weights that differ in their last bits may put a ReLU or a
+    max-pooling on different sides of a tie, and from then on even two correct optimizers diverge.
+    """
 
     def __init__(self):
         super().__init__()
         self.layers = nn.SequentialCell(
             nn.Conv2d(1, 16, 3, pad_mode="same", has_bias=True),
-            nn.ReLU(),
-            nn.MaxPool2d(2, 2),  # (batch, 16, 4, 4)
+            nn.Tanh(),
+            nn.AvgPool2d(2, 2),  # (batch, 16, 4, 4)
             nn.Conv2d(16, 32, 3, pad_mode="same", has_bias=True),
-            nn.ReLU(),
+            nn.Tanh(),
             nn.Flatten(),  # (batch, 512)
-            nn.Dense(512, 120, activation="relu"),
-            nn.Dense(120, 84, activation="relu"),
+            nn.Dense(512, 120, activation="tanh"),
+            nn.Dense(120, 84, activation="tanh"),
             nn.Dense(84, 10),
         )
 

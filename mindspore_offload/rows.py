@@ -37,6 +37,7 @@ class Rows(nn.Cell):
         # The index of each row's learning rate, and of its decay, in the tuples that `construct` builds.
         self.rate_index = tuple(first.values())
         self.rate_is_dynamic = (self.is_dynamic_lr,) * self.count
+        self.only_rate, self.is_constant = (0,) * self.count, (False,) * self.count
         is_dynamic = (
             (*optimizer.dynamic_decay_flags, False) if self.is_group else (optimizer.dynamic_weight_decay, False)
         )
@@ -57,7 +58,7 @@ class Rows(nn.Cell):
         else:
             rate = learning_rate(global_step) if self.is_dynamic_lr else learning_rate
             # Not `(rate,) * count`: MindSpore compiles that into a call inside a call for each row.
-            rates = host.map_(F.partial(_value, global_step, (rate,)), (0,) * self.count, (False,) * self.count)
+            rates = host.map_(F.partial(_value, global_step, (rate,)), self.only_rate, self.is_constant)
         decays = (*weight_decay, self.no_decay) if self.is_group else (weight_decay, self.no_decay)
         return rates, host.map_(F.partial(_value, global_step, decays), self.decay_index, self.decay_is_dynamic)
 

@@ -107,9 +107,9 @@ def messages():
             if not isinstance(call, ast.Call) or not call.args:
                 continue
             name, text = ast.unparse(call.func), call.args[0]
-            # An AttributeError has Python's own text, for a name that a module lacks.
+            # The error for a name that a module lacks has Python's own text.
             is_ours = name in ("_warn_once", "warnings.warn") or (
-                isinstance(node, ast.Raise) and name != "AttributeError"
+                isinstance(node, ast.Raise) and "has no attribute" not in ast.unparse(text)
             )
             if is_ours and isinstance(text, (ast.JoinedStr, ast.Constant)):
                 parts = getattr(text, "values", [text])

@@ -210,6 +210,8 @@ def test_deepcopy_is_refused_as_by_the_replaced_optimizer():
     for optimizer in (AdamOffload([one_weight()]), nn.AdamOffload([one_weight()])):
         with pytest.raises(TypeError):
             copy.deepcopy(optimizer)
+    with pytest.raises(TypeError, match=r"'AdamOffload', a deep copy is not possible.*make a new optimizer"):
+        copy.deepcopy(AdamOffload([one_weight()]))
 
 
 def test_a_fork_after_the_first_step(host_kernel):

@@ -103,6 +103,7 @@ class _Assign(_Update):
             tuple(tuple(each.parameter.shape) or (1,) for each in tensors),
             tuple(each.parameter.dtype for each in tensors),
         )
+        self.no_rows = (None,) * len(tensors)
         self.reads_rows = any(decays) or features.skip
         self.some_penalty, self.has_penalty = any(has_penalty), tuple(has_penalty)
         self.row_of, self.gathered_rows = tuple(row_of), Tensor(np.array(row_of, np.int32))
@@ -118,7 +119,7 @@ class _Assign(_Update):
 
     def construct(self, coefficients, gradients):
         gradients = gradients[self.start : self.stop]
-        rows = (None,) * len(self.row_of)
+        rows = self.no_rows
         if self.reads_rows:
             rows = host.map_(F.partial(_pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
         if self.some_penalty:
