@@ -65,9 +65,19 @@ struct Parameter {
 struct Kind {
   std::string name;
   Element type;  // of the parameter and of its gradient
+  Element moment_type;
   bool assign;
   double bytes;  // read and written, an element
 };
+
+Kind KindOf(Element type, Element moment_type, bool assign) {
+  const char* const names[] = {"float32", "float16", "bfloat16"};
+  const bool half = type != Element::kFloat32;
+  const std::string name = std::string(names[static_cast<int>(type)]) + ", moments " +
+                           names[static_cast<int>(moment_type)] + (assign ? ", assign" : ", in place");
+  const double moments = moment_type == Element::kFloat32 ? 16 : 8;
+  return {name, type, moment_type, assign, moments + (half ? 8 + 4 + 2 : assign ? 4 + 4 : 8 + 4)};
+}
 
 void Fill(void* data, Element type, float value, size_t size) {
   if (type == Element::kFloat32) {
@@ -81,9 +91,12 @@ void Fill(void* data, Element type, float value, size_t size) {
 AdamTensors TensorsOf(const Parameter& p, const Kind& kind, size_t size) {
   Fill(p.weight, kind.type, 1.0f, size);
   Fill(p.master, Element::kFloat32, 1.0f, size);
+  Fill(p.moment1, kind.moment_type, 0.01f, size);
+  Fill(p.moment2, kind.moment_type, 1e-4f, size);
   Fill(p.gradient, kind.type, 0.01f, size);
   AdamTensors t{};
   t.parameter_type = t.gradient_type = kind.type;
+  t.moment_type = kind.moment_type;
   t.moment1 = p.moment1;
   t.moment2 = p.moment2;
   t.gradient = p.gradient;
@@ -111,8 +124,8 @@ BEST_ISA void Variant(const AdamCoefficients& c, const AdamTensors& t, size_t be
 template <size_t kAhead>
 BEST_ISA void BareLoop(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
   float* __restrict w = t.weight;
-  float* __restrict m = t.moment1;
-  float* __restrict v = t.moment2;
+  float* __restrict m = static_cast<float*>(t.moment1);
+  float* __restrict v = static_cast<float*>(t.moment2);
   const float* __restrict g = static_cast<const float*>(t.gradient);
   const AdamCoefficients k = c;
   constexpr size_t kLine = 16;
@@ -135,8 +148,8 @@ BEST_ISA void BareLoop(const AdamCoefficients& c, const AdamTensors& t, size_t b
 // Reads every byte that an update in place reads, and writes none.
 BEST_ISA void ReadOnly(const AdamCoefficients&, const AdamTensors& t, size_t begin, size_t end) {
   const auto* w = reinterpret_cast<const uint32_t*>(t.weight);
-  const auto* m = reinterpret_cast<const uint32_t*>(t.moment1);
-  const auto* v = reinterpret_cast<const uint32_t*>(t.moment2);
+  const auto* m = static_cast<const uint32_t*>(t.moment1);
+  const auto* v = static_cast<const uint32_t*>(t.moment2);
   const auto* g = static_cast<const uint32_t*>(t.gradient);
   uint32_t sum = 0;
   for (size_t i = begin; i < end; ++i) sum += w[i] ^ m[i] ^ v[i] ^ g[i];
@@ -185,7 +198,7 @@ std::vector<Contender> ContendersFor(const Kind& kind) {
                                 BlockAndPrefetch<64, 512>()};
   if (kind.assign) return all;
   all.push_back(Norm(kind.type == Element::kFloat32 ? 4 : 2));
-  if (kind.type != Element::kFloat32) return all;
+  if (kind.type != Element::kFloat32 || kind.moment_type != Element::kFloat32) return all;
   for (size_t shift : {15, 16, 18}) {
     all.push_back(Chunked("chunk 2^" + std::to_string(shift), Variant<kBlock, kPrefetch>, size_t{1} << shift));
   }
@@ -245,10 +258,12 @@ int main(int argc, char** argv) {
   std::printf("%s, %zu threads, %zu tensors of %zu elements; block %zu, prefetch %zu, chunk %zu\n",
               ActiveImplementation().name, threads, tensors, size, kBlock, kPrefetch, kChunk);
   std::printf("ns a parameter: fastest, quartile, median, quartile; GB/s of the median\n");
-  const Kind kinds[] = {
-      {"float32, in place", Element::kFloat32, false, 28},   {"float32, assign", Element::kFloat32, true, 24},
-      {"float16, in place", Element::kFloat16, false, 30},   {"float16, assign", Element::kFloat16, true, 30},
-      {"bfloat16, in place", Element::kBFloat16, false, 30}, {"bfloat16, assign", Element::kBFloat16, true, 30}};
+  std::vector<Kind> kinds;
+  for (Element moments : {Element::kFloat32, Element::kBFloat16}) {
+    for (Element type : {Element::kFloat32, Element::kFloat16, Element::kBFloat16}) {
+      for (bool assign : {false, true}) kinds.push_back(KindOf(type, moments, assign));
+    }
+  }
   for (bool huge : {false, true}) {
     std::vector<Parameter> parameters;
     for (size_t i = 0; i < tensors; ++i) parameters.emplace_back(size, huge);

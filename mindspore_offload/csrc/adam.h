@@ -23,6 +23,7 @@ struct AdamCoefficients {
   float eps;              // AdamW: times sqrt(1 - beta2^t), so that it is added to the corrected root
   float clip;             // at most 1: scales the gradient first, to bound the global norm
   float gradient_scale;   // 1 / loss_scale
+  float step;             // number of the step, 0 in the first: stochastic rounding differs from step to step
   float skip;             // 1 if the step is skipped, because the norm is not finite; else 0
   float beta1;
   float beta2;

@@ -6,8 +6,17 @@ namespace mindspore_offload {
 namespace {
 
 constexpr int kLeading = 2;  // coefficients and rows, before the tensors
-constexpr size_t kColumns = 10;
+constexpr size_t kColumns = 11;
 static_assert(sizeof(AdamCoefficients) == kColumns * sizeof(float), "a row of the coefficient tensor");
+
+// One row of the rows tensor.
+struct ParameterRow {
+  int32_t coefficients;  // the row of the coefficient tensor
+  int32_t key;           // for stochastic rounding: any number that differs between parameters
+  int32_t piece;         // the piece of the parameter that these tensors are: it has `piece` times their size before it
+};
+constexpr size_t kRowColumns = 3;
+static_assert(sizeof(ParameterRow) == kRowColumns * sizeof(int32_t), "a row of the rows tensor");
 
 // The argument indices of one parameter's tensors; -1 for an absent tensor.
 struct ArgumentIndices {
@@ -50,16 +59,17 @@ Status ReadTensors(const Launch& launch, const ArgumentIndices& at, Element para
   for (int i : {at.parameter, at.moment2, at.gradient, at.master, at.result}) {
     if (i >= 0 && launch.Size(i) != size) return kBadShape;
   }
-  Element gradient_type;
+  Element gradient_type, moment_type, moment2_type;
   if (!launch.ReadElement(at.gradient, &gradient_type)) return kBadType;
-  for (int i : {at.moment1, at.moment2, at.master}) {
-    if (i >= 0 && !launch.IsFloat32(i)) return kBadType;
-  }
+  if (!launch.ReadElement(at.moment1, &moment_type) || moment_type == Element::kFloat16) return kBadType;
+  if (!launch.ReadElement(at.moment2, &moment2_type) || moment2_type != moment_type) return kBadType;
+  if (at.master >= 0 && !launch.IsFloat32(at.master)) return kBadType;
   *tensors = {};
   tensors->parameter_type = parameter_type;
   tensors->gradient_type = gradient_type;
-  tensors->moment1 = launch.Floats(at.moment1);
-  tensors->moment2 = launch.Floats(at.moment2);
+  tensors->moment_type = moment_type;
+  tensors->moment1 = launch.data[at.moment1];
+  tensors->moment2 = launch.data[at.moment2];
   tensors->gradient = launch.data[at.gradient];
   tensors->size = size;
   if (at.master >= 0) {
@@ -84,10 +94,11 @@ Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketI
   if (!launch.IsFloat32(0) || !launch.HasType(1, "int32")) return kBadType;
   const size_t floats = launch.Size(0);
   if (floats == 0 || floats % kColumns != 0) return kBadShape;
-  const size_t rows_size = launch.Size(1);
-  if (rows_size == 0 || rows_size >= static_cast<size_t>(launch.count)) return kBadCount;
+  const size_t rows_size = launch.Size(1), tensors = rows_size / kRowColumns;
+  if (tensors == 0 || rows_size % kRowColumns != 0) return kBadShape;
+  if (tensors >= static_cast<size_t>(launch.count)) return kBadCount;
 
-  Layout layout{writeback, static_cast<int>(rows_size), 0};
+  Layout layout{writeback, static_cast<int>(tensors), 0};
   std::vector<Element> types(layout.tensors);
   for (int i = 0; i < layout.tensors; ++i) {
     const int typed_by = layout.TypedBy(i, launch.count);
@@ -100,15 +111,19 @@ Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketI
   if (launch.HasNull(used)) return kBadPointer;
 
   const auto* coefficients = static_cast<const AdamCoefficients*>(launch.data[0]);
-  const auto* rows = static_cast<const int32_t*>(launch.data[1]);
+  const auto* rows = static_cast<const ParameterRow*>(launch.data[1]);
   bucket->resize(layout.tensors);
   for (int i = 0, halves = 0; i < layout.tensors; ++i) {
-    if (rows[i] < 0 || static_cast<size_t>(rows[i]) >= floats / kColumns) return kBadRow;
+    const ParameterRow& row = rows[i];
+    if (row.coefficients < 0 || static_cast<size_t>(row.coefficients) >= floats / kColumns) return kBadRow;
+    if (row.piece < 0) return kBadRow;
     BucketItem& item = (*bucket)[i];
-    item.coefficients = coefficients[rows[i]];
+    item.coefficients = coefficients[row.coefficients];
     const bool is_half = types[i] != Element::kFloat32;
     const Status status = ReadTensors(launch, layout.Of(i, is_half ? halves++ : -1), types[i], &item.tensors);
     if (status != kOk) return status;
+    item.tensors.key = static_cast<uint32_t>(row.key);
+    item.tensors.first_element = static_cast<size_t>(row.piece) * item.tensors.size;
     // Only the device has the weight then, so it adds the penalty to the gradient, and this row has none.
     if (item.tensors.weight == nullptr && item.coefficients.weight_decay != 0.0f) return kBadDecay;
   }

@@ -14,10 +14,10 @@ enum class Writeback { kInPlace, kAssign };
 
 // Reads the arguments of an update. The inputs are the same lists for both writebacks:
 //
-//   coefficients   (rows, 10) float32, the fields of AdamCoefficients
-//   rows           (tensors,) int32, the row of each tensor
+//   coefficients   (rows, 11) float32, the fields of AdamCoefficients
+//   rows           (tensors, 3) int32: row of the coefficients, key of the parameter, index of the piece (0 if whole)
 //   parameters     all of them in place; of an assign only those with 16 bits
-//   moments 1, moments 2, gradients
+//   first moments, second moments (float32 or bfloat16), gradients
 //   masters        of the parameters with 16 bits
 //
 // Outputs in place: a token that orders the operation in the graph. Outputs of an assign, one for each tensor: the

@@ -18,8 +18,8 @@ enum Status : int {
   kBadCount = 1,    // the number of inputs and outputs does not fit the number of rows
   kBadPointer = 2,  // a null pointer
   kBadType = 3,     // a dtype that this argument can't have
-  kBadShape = 4,    // tensors of one parameter differ in size, or one is empty
-  kBadRow = 5,      // a row that the coefficient tensor does not have
+  kBadShape = 4,    // a wrong width, an empty tensor, or tensors of one parameter that differ in size
+  kBadRow = 5,      // a row that the coefficient tensor does not have, or a negative piece
   kNoMemory = 6,
   kBadDecay = 7,  // an L2 penalty for a parameter that is not among the arguments
 };

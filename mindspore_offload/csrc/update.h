@@ -10,6 +10,7 @@
 #include "adam.h"
 #include "half.h"
 #include "sizes.h"
+#include "stochastic.h"
 #include "tensors.h"
 
 namespace mindspore_offload {
@@ -57,6 +58,14 @@ ALWAYS_INLINE const float* WideGradient(Element type, const void* gradient, size
   }
 }
 
+// Returns a block of a moment as float32: the moment itself, or `buffer` with its widened elements.
+template <class Conversion>
+ALWAYS_INLINE float* WideMoment(Element type, void* moment, size_t begin, float* buffer, size_t size) {
+  if (type == Element::kFloat32) return static_cast<float*>(moment) + begin;
+  Conversion::Widen(static_cast<const BFloat16*>(moment) + begin, buffer, size);
+  return buffer;
+}
+
 // Skips a step. The result is a no-op for the device: a difference of -0, which changes no weight, not even -0, or the
 // parameter as it is.
 ALWAYS_INLINE void KeepRange(const AdamTensors& t, size_t begin, size_t end) {
@@ -81,8 +90,8 @@ ALWAYS_INLINE void PrefetchTensor(const void* data, size_t element_bytes, size_t
 // Asks the memory for a later block of all that an update reads.
 ALWAYS_INLINE void Prefetch(const AdamTensors& t, size_t begin, size_t end) {
   PrefetchTensor(t.gradient, BytesOf(t.gradient_type), begin, end);
-  PrefetchTensor(t.moment1, sizeof(float), begin, end);
-  PrefetchTensor(t.moment2, sizeof(float), begin, end);
+  PrefetchTensor(t.moment1, BytesOf(t.moment_type), begin, end);
+  PrefetchTensor(t.moment2, BytesOf(t.moment_type), begin, end);
   PrefetchTensor(t.weight, sizeof(float), begin, end);
   PrefetchTensor(t.parameter, BytesOf(t.parameter_type), begin, end);
 }
@@ -95,7 +104,8 @@ ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, 
     KeepRange(t, begin, end);
     return;
   }
-  float wide[kSize], gradient[kSize], delta[kSize];
+  const RoundingSeed seed = SeedOf(c.step, t.key);
+  float wide[kSize], gradient[kSize], delta[kSize], wide_m[kSize], wide_v[kSize];
   for (size_t i = begin; i < end; i += kSize) {
     const size_t size = std::min(kSize, end - i);
     if (kAhead > 0 && end - i > kAhead) Prefetch(t, i + kAhead, std::min(i + kAhead + kSize, end));
@@ -104,10 +114,16 @@ ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, 
     const float* found = WideGradient<Conversion>(t.gradient_type, t.gradient, i, wide, size);
     PrepareGradient(c, weight, found, gradient, size);
     float* difference = weight == nullptr ? t.delta + i : delta;
+    float* m = WideMoment<Conversion>(t.moment_type, t.moment1, i, wide_m, size);
+    float* v = WideMoment<Conversion>(t.moment_type, t.moment2, i, wide_v, size);
     if (c.nesterov != 0.0f) {
-      UpdateMoments<true>(c, gradient, t.moment1 + i, t.moment2 + i, difference, size);
+      UpdateMoments<true>(c, gradient, m, v, difference, size);
     } else {
-      UpdateMoments<false>(c, gradient, t.moment1 + i, t.moment2 + i, difference, size);
+      UpdateMoments<false>(c, gradient, m, v, difference, size);
+    }
+    if (t.moment_type == Element::kBFloat16) {
+      RoundMoments(seed, t.first_element + i, m, v, static_cast<BFloat16*>(t.moment1) + i,
+                   static_cast<BFloat16*>(t.moment2) + i, size);
     }
     if (weight != nullptr) UpdateWeights(c, delta, weight, size);
     RoundMasters<Conversion>(t, i, size);

@@ -52,12 +52,12 @@ class Bucket : public Call {
  public:
   explicit Bucket(Writeback writeback) : writeback_(writeback) {
     coefficients_[1].learning_rate = 1.0f;
-    arguments = {{"float32", {2, 10}, coefficients_}, {"int32", {kTensors}, rows}};
+    arguments = {{"float32", {2, 11}, coefficients_}, {"int32", {kTensors, 3}, rows}};
     for (int i = 0; i < kTensors; ++i) {
       if (writeback == Writeback::kInPlace || IsHalf(i)) Add(kKinds[i], i, &at[i].parameter);
     }
-    for (int i = 0; i < kTensors; ++i) Add(Element::kFloat32, i, &at[i].moment1);
-    for (int i = 0; i < kTensors; ++i) Add(Element::kFloat32, i, &at[i].moment2);
+    for (int i = 0; i < kTensors; ++i) Add(kMoments[i], i, &at[i].moment1);
+    for (int i = 0; i < kTensors; ++i) Add(kMoments[i], i, &at[i].moment2);
     for (int i = 0; i < kTensors; ++i) Add(kGradients[i], i, &at[i].gradient);
     for (int i = 0; i < kTensors; ++i) {
       if (IsHalf(i)) Add(Element::kFloat32, i, &at[i].master);
@@ -79,8 +79,9 @@ class Bucket : public Call {
     const float* weight = static_cast<float*>(DataOf(IsHalf(i) ? at[i].master : at[i].parameter));
     const void* result = DataOf(in_place ? at[i].parameter : at[i].result);
     return t.parameter_type == kKinds[i] && t.gradient_type == kGradients[i] && t.size == SizeOf(i) &&
-           t.moment1 == DataOf(at[i].moment1) && t.moment2 == DataOf(at[i].moment2) &&
-           t.gradient == DataOf(at[i].gradient) && t.weight == weight &&
+           t.moment_type == kMoments[i] && t.key == static_cast<uint32_t>(rows[i][1]) &&
+           t.first_element == rows[i][2] * SizeOf(i) && t.moment1 == DataOf(at[i].moment1) &&
+           t.moment2 == DataOf(at[i].moment2) && t.gradient == DataOf(at[i].gradient) && t.weight == weight &&
            t.delta == (in_place || IsHalf(i) ? nullptr : result) &&
            t.parameter == (IsHalf(i) ? DataOf(at[i].parameter) : nullptr) &&
            t.rounded == (IsHalf(i) ? result : nullptr);
@@ -89,7 +90,7 @@ class Bucket : public Call {
   static constexpr int kTensors = 4;
   static bool IsHalf(int i) { return kKinds[i] != Element::kFloat32; }
 
-  int32_t rows[kTensors] = {1, 0, 0, 1};
+  int32_t rows[kTensors][3] = {{1, 17, 0}, {0, -1, 2}, {0, 5, 1}, {1, 0, 0}};
   struct {
     int parameter = -1, moment1 = -1, moment2 = -1, gradient = -1, master = -1, result = -1;
   } at[kTensors];
@@ -97,6 +98,8 @@ class Bucket : public Call {
  private:
   static constexpr Element kKinds[kTensors] = {Element::kFloat32, Element::kBFloat16, Element::kFloat32,
                                                Element::kFloat16};
+  static constexpr Element kMoments[kTensors] = {Element::kFloat32, Element::kBFloat16, Element::kBFloat16,
+                                                 Element::kFloat32};
   static constexpr Element kGradients[kTensors] = {Element::kFloat16, Element::kFloat32, Element::kFloat32,
                                                    Element::kBFloat16};
 
@@ -123,7 +126,7 @@ void TestGoodBucket(Writeback writeback) {
   Expect(bucket.Read(&items) == kOk && items.size() == Bucket::kTensors, NameOf(writeback) + ": a good bucket");
   for (size_t i = 0; i < items.size(); ++i) {
     const bool matches = bucket.Matches(static_cast<int>(i), items[i].tensors) &&
-                         items[i].coefficients.learning_rate == static_cast<float>(bucket.rows[i]);
+                         items[i].coefficients.learning_rate == static_cast<float>(bucket.rows[i][0]);
     Expect(matches, NameOf(writeback) + ": tensors of parameter " + std::to_string(i));
   }
 }
@@ -153,8 +156,12 @@ void TestBadBuckets(Writeback writeback) {
   TestBadBucket(writeback, kBadCount, "no tensors", [](Bucket* b) { b->arguments.resize(2); });
   TestBadBucket(writeback, kBadShape, "width of the coefficients", [](Bucket* b) { b->arguments[0].shape[1] = 9; });
   TestBadBucket(writeback, kBadCount, "more rows", [](Bucket* b) { b->arguments[1].shape[0] = 99; });
-  TestBadBucket(writeback, kBadRow, "a negative row", [](Bucket* b) { b->rows[2] = -1; });
-  TestBadBucket(writeback, kBadRow, "a row too large", [](Bucket* b) { b->rows[2] = 2; });
+  TestBadBucket(writeback, kBadRow, "a negative row", [](Bucket* b) { b->rows[2][0] = -1; });
+  TestBadBucket(writeback, kBadRow, "a row too large", [](Bucket* b) { b->rows[2][0] = 2; });
+  TestBadBucket(writeback, kBadRow, "a negative piece", [](Bucket* b) { b->rows[2][2] = -1; });
+  TestBadBucket(writeback, kBadShape, "rows without pieces", [](Bucket* b) { b->arguments[1].shape[1] = 2; });
+  TestBadBucket(writeback, kBadType, "moments of two types",
+                [](Bucket* b) { b->arguments[b->at[0].moment2].dtype = "bfloat16"; });
   TestBadBucket(writeback, kBadType, "float16 moment",
                 [](Bucket* b) { b->arguments[b->at[0].moment1].dtype = "float16"; });
   TestBadBucket(writeback, kBadType, "float16 master",

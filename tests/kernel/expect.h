@@ -22,6 +22,9 @@ class Random {
   // From -1 to 1.
   float Uniform() { return static_cast<float>(static_cast<int32_t>(Bits() >> 8) - (1 << 23)) * 0x1p-23f; }
 
+  // Magnitudes from subnormal to those of float16.
+  float FiniteGradient() { return std::ldexp(Uniform(), static_cast<int>(Bits() % 150) - 138); }
+
   // Magnitudes from subnormal to huge, and now and then zero, infinity or NaN.
   float Gradient() {
     switch (Bits() % 64) {

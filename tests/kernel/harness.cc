@@ -24,25 +24,33 @@ void Expect(bool condition, const std::string& what) {
 
 int main() {
   using namespace mindspore_offload;
-  uint64_t digest = 0;
+  constexpr Element kMoments[] = {Element::kFloat32, Element::kBFloat16};
+  uint64_t digests[2] = {};
   std::istringstream isas(SupportedImplementations());
   for (std::string isa; isas >> isa;) {
     Expect(UseImplementation(isa.c_str()) && isa == ActiveImplementation().name, isa + " can't be chosen");
-    for (size_t threads : {1, 3}) {
-      SetTeamSize(threads);
-      const uint64_t found = DigestOfTraining();
-      if (digest == 0) digest = found;
-      Expect(found == digest, isa + ": another digest");
+    for (int type = 0; type < 2; ++type) {
+      for (size_t threads : {1, 2, 3, 7}) {
+        SetTeamSize(threads);
+        const uint64_t found = DigestOfTraining(kMoments[type]);
+        if (digests[type] == 0) digests[type] = found;
+        Expect(found == digests[type], isa + ", " + std::to_string(threads) + " threads: another digest");
+      }
+      TestSizes(kMoments[type], isa);
+      TestSkippedStep(kMoments[type], isa);
     }
-    TestSizes(isa);
-    TestSkippedStep(isa);
     TestConversions(isa);
+    TestWritebacks(isa);
+    TestPieces(isa);
     TestNorm(isa);
+    TestTracking(isa);
   }
   TestManyAtOnce();
   TestArguments();
+  TestHash();
+  TestStochasticRounding();
   Expect(!UseImplementation("avx1024"), "an unknown instruction set was accepted");
   std::fprintf(stderr, "instruction sets: %s; %d failures\n", SupportedImplementations(), failures);
-  std::printf("%016" PRIx64 "\n", digest);
+  for (uint64_t digest : digests) std::printf("%016" PRIx64 "\n", digest);
   return failures > 0;
 }

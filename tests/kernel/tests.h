@@ -7,14 +7,25 @@
 #include <cstdint>
 #include <string>
 
-// update_test.cc
-void TestSizes(const std::string& isa);
-void TestSkippedStep(const std::string& isa);
-void TestConversions(const std::string& isa);
-uint64_t DigestOfTraining();
+#include "../../mindspore_offload/csrc/tensors.h"
 
-void TestNorm(const std::string& isa);  // norm_test.cc
-void TestManyAtOnce();                  // team_test.cc
-void TestArguments();                   // arguments_test.cc
+// update_test.cc
+void TestSizes(mindspore_offload::Element moments, const std::string& isa);
+void TestSkippedStep(mindspore_offload::Element moments, const std::string& isa);
+void TestConversions(const std::string& isa);
+uint64_t DigestOfTraining(mindspore_offload::Element moments);
+
+// moments_test.cc
+void TestWritebacks(const std::string& isa);
+void TestPieces(const std::string& isa);
+
+void TestNorm(const std::string& isa);      // norm_test.cc
+void TestTracking(const std::string& isa);  // tracking_test.cc
+void TestManyAtOnce();                      // team_test.cc
+void TestArguments();                       // arguments_test.cc
+
+// stochastic_test.cc
+void TestHash();
+void TestStochasticRounding();
 
 #endif  // MINDSPORE_OFFLOAD_TESTS_KERNEL_TESTS_H_

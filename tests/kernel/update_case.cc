@@ -5,8 +5,13 @@
 #include <cmath>
 
 #include "../../mindspore_offload/csrc/half.h"
+#include "../../mindspore_offload/csrc/stochastic.h"
 
 using namespace mindspore_offload;
+
+// Where stochastic rounding begins in the tensors of a case.
+constexpr uint32_t kKey = 0x9abcdef0;
+constexpr size_t kFirstElement = 1000003;
 
 uint16_t ToBits(Element type, float value) {
   return static_cast<uint16_t>(type == Element::kFloat16 ? Rounded(value, Float16{}) : Rounded(value, BFloat16{}));
@@ -16,14 +21,14 @@ float FromBits(Element type, uint16_t bits) {
   return type == Element::kFloat16 ? ToFloat(Float16{bits}) : ToFloat(BFloat16{bits});
 }
 
-std::vector<Mode> AllModes() {
+std::vector<Mode> AllModes(Element moments) {
   std::vector<Mode> modes;
   const Element types[] = {Element::kFloat32, Element::kFloat16, Element::kBFloat16};
   for (Element parameter : types) {
     for (Element gradient : types) {
       for (Decay decay : {Decay::kNone, Decay::kL2, Decay::kDecoupled}) {
         for (int bits = 0; bits < 4; ++bits)
-          modes.push_back({parameter, gradient, (bits & 1) != 0, decay, (bits & 2) != 0});
+          modes.push_back({parameter, gradient, (bits & 1) != 0, decay, (bits & 2) != 0, moments});
       }
     }
   }
@@ -34,7 +39,8 @@ std::string NameOf(const Mode& mode, const std::string& isa) {
   const char* names[] = {"float32", "float16", "bfloat16"};
   const char* decays[] = {"", ", L2 decay", ", decoupled decay"};
   return isa + ", " + names[static_cast<int>(mode.parameter)] + ", gradient " + names[static_cast<int>(mode.gradient)] +
-         (mode.assign ? ", assign" : "") + decays[static_cast<int>(mode.decay)] + (mode.nesterov ? ", nesterov" : "");
+         ", moments " + names[static_cast<int>(mode.moments)] + (mode.assign ? ", assign" : "") +
+         decays[static_cast<int>(mode.decay)] + (mode.nesterov ? ", nesterov" : "");
 }
 
 AdamCoefficients CoefficientsOf(const Mode& mode) {
@@ -48,6 +54,7 @@ AdamCoefficients CoefficientsOf(const Mode& mode) {
   c.beta1 = 0.9f;
   c.beta2 = 0.999f;
   c.gradient_scale = 1.0f / 3;
+  c.step = 5;
   c.nesterov = mode.nesterov ? 1.0f : 0.0f;
   return c;
 }
@@ -62,12 +69,16 @@ Case::Case(const Mode& mode, size_t size, size_t shift, uint64_t seed)
       gradient_(size, (shift + 9) % 16),
       half_gradient_(size, (shift + 1) % 16),
       parameter_(size, (shift + 5) % 16),
-      result_(size, (shift + 11) % 16) {
+      result_(size, (shift + 11) % 16),
+      narrow_moment1_(size, (shift + 2) % 16),
+      narrow_moment2_(size, (shift + 13) % 16) {
   Random random(seed);
   for (size_t i = 0; i < size; ++i) {
     weight_.data()[i] = random.Uniform();
     moment1_.data()[i] = random.Uniform();
     moment2_.data()[i] = std::fabs(random.Uniform());
+    narrow_moment1_.data()[i] = ToBits(Element::kBFloat16, moment1_.data()[i]);
+    narrow_moment2_.data()[i] = ToBits(Element::kBFloat16, moment2_.data()[i]);
     delta_.data()[i] = 0;
     result_.data()[i] = 0;
     // Every seventh parameter was changed from outside.
@@ -76,9 +87,9 @@ Case::Case(const Mode& mode, size_t size, size_t shift, uint64_t seed)
   SetGradient(&random);
 }
 
-void Case::SetGradient(Random* random) {
+void Case::SetGradient(Random* random, Gradients gradients) {
   for (size_t i = 0; i < size_; ++i) {
-    const float gradient = random->Gradient();
+    const float gradient = (random->*gradients)();
     gradient_.data()[i] = gradient;
     half_gradient_.data()[i] = ToBits(mode_.gradient, gradient);
   }
@@ -88,8 +99,11 @@ BucketItem Case::Item() {
   AdamTensors t{};
   t.parameter_type = mode_.parameter;
   t.gradient_type = mode_.gradient;
-  t.moment1 = moment1_.data();
-  t.moment2 = moment2_.data();
+  t.moment_type = mode_.moments;
+  t.moment1 = HasNarrowMoments() ? static_cast<void*>(narrow_moment1_.data()) : moment1_.data();
+  t.moment2 = HasNarrowMoments() ? static_cast<void*>(narrow_moment2_.data()) : moment2_.data();
+  t.key = kKey;
+  t.first_element = kFirstElement;
   t.gradient = mode_.gradient == Element::kFloat32 ? static_cast<void*>(gradient_.data()) : half_gradient_.data();
   t.size = size_;
   if (mode_.IsHalf()) {
@@ -100,6 +114,21 @@ BucketItem Case::Item() {
     (mode_.assign ? t.delta : t.weight) = mode_.assign ? delta_.data() : weight_.data();
   }
   return {CoefficientsOf(mode_), t};
+}
+
+float Case::Moment1(size_t i) {
+  return HasNarrowMoments() ? ToFloat(BFloat16{narrow_moment1_.data()[i]}) : moment1_.data()[i];
+}
+
+float Case::Moment2(size_t i) {
+  return HasNarrowMoments() ? ToFloat(BFloat16{narrow_moment2_.data()[i]}) : moment2_.data()[i];
+}
+
+void Case::WriteBack() {
+  for (size_t i = 0; i < size_; ++i) {
+    if (mode_.IsDifference()) weight_.data()[i] += delta_.data()[i];
+    if (mode_.assign && mode_.IsHalf()) parameter_.data()[i] = result_.data()[i];
+  }
 }
 
 std::vector<Case::Values> Case::Reference() {
@@ -117,10 +146,15 @@ std::vector<Case::Values> Case::Reference() {
       if (mode_.decay == Decay::kDecoupled) w -= w * c.decoupled_decay;
     }
     g *= c.gradient_scale;
-    const float m = moment1_.data()[i] * c.beta1 + (1.0f - c.beta1) * g;
-    const float v = moment2_.data()[i] * c.beta2 + (1.0f - c.beta2) * g * g;
+    float m = Moment1(i) * c.beta1 + (1.0f - c.beta1) * g;
+    float v = Moment2(i) * c.beta2 + (1.0f - c.beta2) * g * g;
     const float direction = mode_.nesterov ? m * c.beta1 + (1.0f - c.beta1) * g : m;
     const float delta = -c.learning_rate * direction / (std::sqrt(v) + c.eps);
+    if (HasNarrowMoments()) {
+      const uint32_t random = RandomBits(SeedOf(c.step, kKey), static_cast<uint32_t>(kFirstElement + i));
+      m = FloatOf(StochasticallyRounded(m, random & 0xffff) << 16);
+      v = FloatOf(StochasticallyRounded(v, random >> 16) << 16);
+    }
     const float updated = mode_.IsDifference() ? w : w + delta;
     expected[i] = {updated, mode_.IsDifference() ? delta : 0.0f, m, v,
                    mode_.IsHalf() ? ToBits(mode_.parameter, updated) : half};
@@ -132,7 +166,7 @@ std::vector<Case::Values> Case::Untouched() {
   std::vector<Values> expected(size_);
   for (size_t i = 0; i < size_; ++i) {
     const float delta = mode_.IsDifference() ? -0.0f : 0.0f;
-    expected[i] = {weight_.data()[i], delta, moment1_.data()[i], moment2_.data()[i], parameter_.data()[i]};
+    expected[i] = {weight_.data()[i], delta, Moment1(i), Moment2(i), parameter_.data()[i]};
   }
   return expected;
 }
@@ -147,20 +181,28 @@ void Case::Check(const std::vector<Values>& expected, const std::string& what) {
   const uint16_t* half = mode_.assign && mode_.IsHalf() ? result_.data() : parameter_.data();
   for (size_t i = 0; i < size_; ++i) {
     const bool same = Same(weight_.data()[i], expected[i].weight) && Same(delta_.data()[i], expected[i].delta) &&
-                      Same(moment1_.data()[i], expected[i].moment1) && Same(moment2_.data()[i], expected[i].moment2) &&
+                      Same(Moment1(i), expected[i].moment1) && Same(Moment2(i), expected[i].moment2) &&
                       SameHalf(mode_.parameter, half[i], expected[i].half);
-    Expect(same, what + ", element " + std::to_string(i) + " of " + std::to_string(size_));
+    if (!same) Expect(false, what + ", element " + std::to_string(i) + " of " + std::to_string(size_));
   }
   const bool intact = weight_.Intact() && delta_.Intact() && moment1_.Intact() && moment2_.Intact() &&
-                      gradient_.Intact() && half_gradient_.Intact() && parameter_.Intact() && result_.Intact();
+                      gradient_.Intact() && half_gradient_.Intact() && parameter_.Intact() && result_.Intact() &&
+                      narrow_moment1_.Intact() && narrow_moment2_.Intact();
   Expect(intact, what + ": written outside of a tensor");
 }
 
 uint64_t Case::Digest(uint64_t digest) {
   for (size_t i = 0; i < size_; ++i) {
-    for (float value : {weight_.data()[i], moment1_.data()[i], moment2_.data()[i], FromHalf(i)}) {
+    for (float value : {weight_.data()[i], Moment1(i), Moment2(i), FromHalf(i)}) {
       digest = (digest ^ (std::isnan(value) ? 0x7fc00000u : BitsOf(value))) * 1099511628211u;
     }
   }
   return digest;
+}
+
+bool Case::IsFinite() {
+  for (size_t i = 0; i < size_; ++i) {
+    if (!std::isfinite(weight_.data()[i]) || !std::isfinite(Moment1(i)) || !std::isfinite(Moment2(i))) return false;
+  }
+  return true;
 }

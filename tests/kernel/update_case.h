@@ -55,6 +55,7 @@ struct Mode {
   bool assign;
   Decay decay;
   bool nesterov;
+  Element moments = Element::kFloat32;
 
   bool IsHalf() const { return parameter != Element::kFloat32; }
 
@@ -62,8 +63,8 @@ struct Mode {
   bool IsDifference() const { return assign && !IsHalf(); }
 };
 
-// Every combination.
-std::vector<Mode> AllModes();
+// Every combination, with moments of this type.
+std::vector<Mode> AllModes(Element moments);
 
 std::string NameOf(const Mode& mode, const std::string& isa);
 
@@ -73,7 +74,8 @@ class Case {
  public:
   Case(const Mode& mode, size_t size, size_t shift, uint64_t seed);
 
-  void SetGradient(Random* random);
+  using Gradients = float (Random::*)();
+  void SetGradient(Random* random, Gradients gradients = &Random::Gradient);
 
   BucketItem Item();
 
@@ -82,6 +84,9 @@ class Case {
     float weight, delta, moment1, moment2;
     uint16_t half;
   };
+
+  // What the device does with the result of an assign.
+  void WriteBack();
 
   // The values after one update.
   std::vector<Values> Reference();
@@ -95,13 +100,22 @@ class Case {
   // them keeps.
   uint64_t Digest(uint64_t digest);
 
+  // True if no weight and no state is infinite or NaN.
+  bool IsFinite();
+
  private:
+  bool HasNarrowMoments() const { return mode_.moments == Element::kBFloat16; }
+
+  // The moments of element i as float32.
+  float Moment1(size_t i);
+  float Moment2(size_t i);
+
   float FromHalf(size_t i) { return mode_.IsHalf() ? FromBits(mode_.parameter, parameter_.data()[i]) : 0.0f; }
 
   Mode mode_;
   size_t size_;
   Guarded<float> weight_, delta_, moment1_, moment2_, gradient_;
-  Guarded<uint16_t> half_gradient_, parameter_, result_;
+  Guarded<uint16_t> half_gradient_, parameter_, result_, narrow_moment1_, narrow_moment2_;
 };
 
 #endif  // MINDSPORE_OFFLOAD_TESTS_KERNEL_UPDATE_CASE_H_
