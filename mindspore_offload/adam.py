@@ -1,7 +1,7 @@
 """The optimizer cell: its arguments, and the order of a step."""
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, context, jit, nn
+from mindspore import Parameter, ParameterTuple, Tensor, context, jit
 from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
@@ -9,9 +9,7 @@ from mindspore_offload import checks, host, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
 from mindspore_offload.rows import Rows
-from mindspore_offload.states import buckets
 from mindspore_offload.step import Counters, GlobalNorm
-from mindspore_offload.update import stock
 from mindspore_offload.update import writeback as writebacks
 
 
@@ -172,6 +170,7 @@ class AdamOffload(GuardedAttributes):
         max_grad_norm=None,
         skip_nonfinite=False,
         min_offload_size=0,
+        moment_dtype=mstype.float32,
     ):
         params, learning_rate = checks.with_lists(params), checks.with_lists(learning_rate)
         is_dynamic = isinstance(loss_scale, Parameter)
@@ -183,13 +182,17 @@ class AdamOffload(GuardedAttributes):
         checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
         checks.max_grad_norm(self.cls_name, max_grad_norm)
         checks.min_offload_size(self.cls_name, min_offload_size)
+        checks.moment_dtype(self.cls_name, moment_dtype)
         self.writeback = writebacks.choose(writeback, self.cls_name)
-        operation = update.choose(host_kernel, self.cls_name)
+        operation = update.choose(host_kernel, self.cls_name, moment_dtype)
         clip, skip, unscale = max_grad_norm is not None, skip_nonfinite, is_dynamic or self.need_scale
-        features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip)
+        stochastic = moment_dtype != mstype.float32
+        features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
 
         rows = Rows(self)
-        tensors = [states.allocate(*each) for each in zip(self.parameters, rows.of_parameter, rows.has_decay)]
+        is_small = [parameter.size < min_offload_size for parameter in self.parameters]
+        dtypes = [mstype.float32 if small else moment_dtype for small in is_small]
+        tensors = [states.allocate(*each) for each in zip(self.parameters, dtypes, rows.of_parameter, rows.has_decay)]
         self.params = self.parameters
         self.beta1, self.beta2, self.eps = (Tensor(value, mstype.float32) for value in (beta1, beta2, eps))
         self.beta1_power, self.beta2_power = (states.counter(f"beta{i}_power", 1, np.float32) for i in (1, 2))
@@ -208,12 +211,8 @@ class AdamOffload(GuardedAttributes):
         self._coefficients = Coefficients(rows.count, beta1, beta2, eps, scale, features)
         self._counters = Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps)
         # Gradients are handed on in the order of the buckets' parameters: first those that are updated on the host.
-        is_small = [parameter.size < min_offload_size for parameter in self.parameters]
         self._order = tuple(sorted(range(len(is_small)), key=is_small.__getitem__)) if any(is_small) else ()
-        large, small = ([each for each, s in zip(tensors, is_small) if s == side] for side in (False, True))
-        cells = [operation.update(bucket, features, self.writeback) for bucket in buckets.cut(large)]
-        cells += [stock.update_on_device(bucket, features) for bucket in buckets.cut(small, start=len(large))]
-        self._updates = nn.CellList(cells, auto_prefix=False)
+        self._updates = update.cells(tensors, is_small, operation, features, self.writeback)
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
         self._successes = (True,) * (len(self.parameters) - 1)
         self.finish_attributes()
@@ -252,7 +251,7 @@ class AdamOffload(GuardedAttributes):
         beta1_power = host.mul(self.beta1_power, self.beta1)
         beta2_power = host.mul(self.beta2_power, self.beta2)
         coefficients = self._coefficients(
-            learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
+            self.global_step, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
         )
         self._counters(beta1_power, beta2_power, is_finite)
         if self._order:

@@ -1,5 +1,7 @@
 """The optimizer cell with decoupled weight decay."""
 
+from mindspore import dtype as mstype
+
 from mindspore_offload import checks
 from mindspore_offload.adam import AdamOffload
 
@@ -93,6 +95,7 @@ class AdamWOffload(AdamOffload):
         max_grad_norm=None,
         skip_nonfinite=False,
         min_offload_size=0,
+        moment_dtype=mstype.float32,
     ):
         super().__init__(
             params,
@@ -109,4 +112,5 @@ class AdamWOffload(AdamOffload):
             max_grad_norm=max_grad_norm,
             skip_nonfinite=skip_nonfinite,
             min_offload_size=min_offload_size,
+            moment_dtype=moment_dtype,
         )

@@ -163,6 +163,14 @@ def min_offload_size(cls_name, value):
         raise ValueError(f"For '{cls_name}', the argument 'min_offload_size' must be at least 0, but got {value}.")
 
 
+def moment_dtype(cls_name, value):
+    if value not in (mstype.float32, mstype.bfloat16):
+        raise ValueError(
+            f"For '{cls_name}', the argument 'moment_dtype' must be mindspore.float32 or mindspore.bfloat16, "
+            f"but got {value!r}."
+        )
+
+
 class Gradients(ops.PrimitiveWithInfer):
     """Checks parameters and gradients while a step is compiled, so that nothing has been written when it refuses.
 

@@ -16,12 +16,13 @@ COLUMNS = (
     "eps",
     "clip",
     "gradient_scale",
+    "step",
     "skip",
     "beta1",
     "beta2",
     "nesterov",
 )
-LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, GRADIENT_SCALE, SKIP, BETA1, BETA2, _ = range(len(COLUMNS))
+LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, GRADIENT_SCALE, _, SKIP, BETA1, BETA2, _ = range(len(COLUMNS))
 # The columns that are the same in every step come last, in one piece.
 CONSTANTS = COLUMNS[COLUMNS.index("skip") :]
 
@@ -42,6 +43,7 @@ class Features(NamedTuple):
     dynamic_loss_scale: bool = False  # the loss scale is a Parameter, known only in the step
     clip: bool = False  # gradients are clipped by their global norm
     skip: bool = False  # a step whose global norm is not finite is skipped
+    stochastic: bool = False  # moments are rounded stochastically, with random bits that depend on the step
 
 
 class Coefficients(nn.Cell):
@@ -58,7 +60,7 @@ class Coefficients(nn.Cell):
         super().__init__(auto_prefix=False)
         self.features = features
         values = {"beta1": beta1, "beta2": beta2, "eps": eps, "gradient_scale": gradient_scale, "skip": 0}
-        values["nesterov"] = features.nesterov
+        values.update(nesterov=features.nesterov, step=0)
         self.constants = _table(rows, CONSTANTS, values)
         self.skipped = _table(rows, COLUMNS, {**values, **SKIPPED})
         self.eps, self.gradient_scales = _table(rows, ["eps"], values), _table(rows, ["gradient_scale"], values)
@@ -66,9 +68,12 @@ class Coefficients(nn.Cell):
         self.one = Tensor(1.0, mstype.float32)
         self.column_shape = (rows, 1)
 
-    def construct(self, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale):
+    def construct(
+        self, global_step, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
+    ):
         """
         Args:
+            global_step (Parameter): The number of steps before this one, of shape (1,).
             learning_rates, weight_decays: Tuples of one scalar a row. A fixed loss_scale is multiplied into the decays.
             beta1_power, beta2_power: The powers of this step, of shape (1,).
             clip, is_finite, loss_scale: The clip factor, whether the norm is finite, the dynamic loss scale; of shape
@@ -87,8 +92,11 @@ class Coefficients(nn.Cell):
             gradient_scales = host.div(self.ones, loss_scale)
         if self.features.clip:
             clips = host.mul(self.ones, clip)
+        steps = self.zeros
+        if self.features.stochastic:
+            steps = host.mul(self.ones, host.cast(global_step, mstype.float32))
         coefficients = host.concat_columns(
-            (corrected_rates, decays, decoupled_decays, eps, clips, gradient_scales, self.constants)
+            (corrected_rates, decays, decoupled_decays, eps, clips, gradient_scales, steps, self.constants)
         )
         if self.features.skip:
             coefficients = host.select(is_finite, coefficients, self.skipped)

@@ -24,7 +24,7 @@ def update_without_gradient(dtype, bits, master):
     """Takes a step with zero gradients and moments. Returns the 16-bit parameters, as bits, and their masters."""
     size = len(bits)
     zeros = [np.zeros(size, np.float32) for _ in range(3)]
-    arrays = [coefficients(), np.zeros(1, np.int32), bits.copy(), *zeros, master.copy(), np.zeros(1, np.float32)]
+    arrays = [coefficients(), np.zeros((1, 3), np.int32), bits.copy(), *zeros, master.copy(), np.zeros(1, np.float32)]
     dtypes = {2: dtype}
     assert launch(arrays, dtypes=dtypes) == GOOD
     return arrays[2], arrays[6]

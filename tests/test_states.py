@@ -32,7 +32,7 @@ def parameters_of_sizes(sizes):
 )
 def test_buckets_are_bounded_and_last_first(sizes, expected):
     parameters = parameters_of_sizes(sizes)
-    tensors = [states.allocate(parameter, row, False) for row, parameter in enumerate(parameters)]
+    tensors = [states.allocate(parameter, ms.float32, row, False) for row, parameter in enumerate(parameters)]
     cut = buckets.cut(tensors, limit=8 * 4)
     assert [(bucket.start, bucket.stop) for bucket in cut] == expected
     for bucket in cut:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from mindspore import Parameter, Tensor
+from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
 
@@ -12,6 +13,7 @@ def new_state(name, array):
     state = Parameter(initializer("zeros", tensor.shape, tensor.dtype), name=name)
     state.set_data(tensor)
     # `Parameter.__new__` picks the class, so the subclass is set afterwards.
+    state.own_dtype = state.loadable_dtype = tensor.dtype
     state.__class__ = type(Parameter.__name__, (_State, type(state)), {})
     state.memory = array
     return state
@@ -29,9 +31,32 @@ def clone_of(parameter, prefix, array):
     state.param_info = info
     state.name = name
     state.requires_aggr = parameter.requires_aggr
+    if prefix != "master":
+        state.loadable_dtype = _either_dtype_of_moments(state.own_dtype)
     info = parameter.param_info
     info.cloned_obj = [*getattr(info, "cloned_obj", []), state]
     return state
+
+
+_MOMENT_BITS = {mstype.float32: 32, mstype.bfloat16: 16}
+
+
+def _either_dtype_of_moments(dtype):
+    """Returns this dtype, which also equals the other one that moments may have.
+
+    `load_param_into_net` compares a state's dtype with that in the checkpoint. The state then converts to its own.
+    """
+
+    class EitherDtype(type(dtype)):
+        def __eq__(self, other):
+            return other in _MOMENT_BITS
+
+        def __ne__(self, other):
+            return not self == other
+
+        __hash__ = type(dtype).__hash__
+
+    return EitherDtype(_MOMENT_BITS[dtype])
 
 
 class _State:
@@ -51,10 +76,14 @@ class _State:
         shape = super().shape
         return _ShapeOfOne(shape) if shape == (1,) else shape
 
+    @property
+    def dtype(self):
+        return self.loadable_dtype
+
     def set_data(self, data, slice_shape=False):
         """Copies a tensor of the state's shape, or of shape () for (1,), into the state's memory."""
         if not isinstance(data, Tensor):
-            data = Tensor(data, self.dtype)
+            data = Tensor(data, self.own_dtype)
         if data.has_init:
             data = data.init_data()
         if self.shape != tuple(data.shape):
@@ -62,7 +91,7 @@ class _State:
                 f"For the state '{self.name}', the data must have its shape {tuple(self.shape)}, "
                 f"but got {tuple(data.shape)}; load the checkpoint of a net with the same parameters."
             )
-        np.copyto(self.memory, data.astype(self.dtype).asnumpy().reshape(self.memory.shape))
+        np.copyto(self.memory, data.astype(self.own_dtype).asnumpy().reshape(self.memory.shape))
         self.sliced = slice_shape
         return self
 

@@ -9,9 +9,11 @@ optimizer, it updates the states of its bucket, and writes the parameters as `wr
 import sys
 import warnings
 
-from mindspore import context
+from mindspore import context, nn
+from mindspore import dtype as mstype
 
 from mindspore_offload import native_library
+from mindspore_offload.states import buckets
 from mindspore_offload.update import native, stock
 
 HOST_KERNELS = ("auto", "native", "stock")
@@ -19,11 +21,11 @@ HOST_KERNELS = ("auto", "native", "stock")
 _warned = set()
 
 
-def choose(host_kernel, cls_name):
+def choose(host_kernel, cls_name, moment_dtype):
     """Returns the module that `host_kernel` ("auto", "native" or "stock") stands for on this machine and device target.
 
     Raises:
-        ValueError: If `host_kernel` is unknown.
+        ValueError: If `host_kernel` is unknown, or is "stock" where moments are bfloat16.
         RuntimeError: If it is "native" and the native library can't be used. "auto" warns once and falls back to stock.
     """
     if host_kernel not in HOST_KERNELS:
@@ -31,11 +33,26 @@ def choose(host_kernel, cls_name):
             f"For '{cls_name}', the argument 'host_kernel' must be one of {list(HOST_KERNELS)}, "
             f"but got {host_kernel!r}."
         )
-    if host_kernel == "native" or (host_kernel == "auto" and context.get_context("device_target") == "CPU"):
+    stochastic = moment_dtype != mstype.float32
+    if stochastic and host_kernel == "stock":
+        raise ValueError(
+            f"For '{cls_name}', the argument 'moment_dtype' can be bfloat16 only with the native host operation, "
+            f"because MindSpore's Adam has no stochastic rounding; use host_kernel='native'."
+        )
+    if (
+        stochastic
+        or host_kernel == "native"
+        or (host_kernel == "auto" and context.get_context("device_target") == "CPU")
+    ):
         try:
             native_library.load()
             return native
         except native_library.NativeLibraryError as error:
+            if stochastic:
+                raise RuntimeError(
+                    f"For '{cls_name}', the argument 'moment_dtype' is bfloat16, which needs the native library, "
+                    f"but {error}."
+                ) from error
             if host_kernel == "native":
                 raise RuntimeError(
                     f"For '{cls_name}', the argument 'host_kernel' is 'native', but {error}. "
@@ -43,6 +60,22 @@ def choose(host_kernel, cls_name):
                 ) from error
             _warn_once(f"'{cls_name}' uses MindSpore's own, slower operations, because {error}.")
     return stock
+
+
+def cells(tensors, is_small, operation, features, writeback):
+    """Returns the Cells that update all parameters: by the host operation, and the small ones on the device.
+
+    Args:
+        tensors (list[ParameterStates]): The parameters with their states.
+        is_small (list[bool]): True for each parameter that is updated on the device.
+        operation (module): `native` or `stock`.
+        features (Features): The parts of the algorithm.
+        writeback (str): "in_place" or "assign".
+    """
+    large, small = ([each for each, s in zip(tensors, is_small) if s == side] for side in (False, True))
+    on_host = [operation.update(bucket, features, writeback) for bucket in buckets.cut(large)]
+    on_device = [stock.update_on_device(bucket, features) for bucket in buckets.cut(small, start=len(large))]
+    return nn.CellList([*on_host, *on_device], auto_prefix=False)
 
 
 def _warn_once(message):

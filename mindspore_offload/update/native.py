@@ -1,5 +1,7 @@
 """The native host operation: one launch of our own kernel a bucket."""
 
+import zlib
+
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -43,7 +45,9 @@ class _Update(nn.Cell):
         super().__init__(auto_prefix=False)
         tensors = bucket.tensors
         self.start, self.stop = bucket.start, bucket.stop
-        self.rows = Tensor(np.array(rows, np.int32))
+        # For each parameter its row, its key for stochastic rounding, and the index of its piece, 0 for all of it.
+        keys = [zlib.crc32(each.parameter.name.encode()) for each in tensors]
+        self.rows = Tensor(np.array([(row, key, 0) for row, key in zip(rows, keys)], np.int64).astype(np.int32))
         # Not by setattr, which would make the parameters attributes of this Cell by their names, `rows` for example.
         object.__setattr__(self, "parameters", ParameterTuple(parameters))
         self.moment1 = ParameterTuple(each.moment1 for each in tensors)
