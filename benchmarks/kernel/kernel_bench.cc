@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -20,18 +19,11 @@
 #include "../../mindspore_offload/csrc/sizes.h"
 #include "../../mindspore_offload/csrc/team.h"
 #include "../../mindspore_offload/csrc/update.h"
+#include "loops.h"
 
 using namespace mindspore_offload;
 
 namespace {
-
-#ifdef MINDSPORE_OFFLOAD_HAS_AVX2
-#define BEST_ISA TARGET_AVX2
-using BestConversion = Avx2Conversion;
-#else
-#define BEST_ISA
-using BestConversion = PlainConversion;
-#endif
 
 // Memory for `bytes`, touched, in huge pages or not. It lives until the process ends.
 char* Allocate(size_t bytes, bool huge) {
@@ -118,43 +110,6 @@ using Update = void (*)(const AdamCoefficients&, const AdamTensors&, size_t, siz
 template <size_t kSize, size_t kAhead>
 BEST_ISA void Variant(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
   UpdateRange<BestConversion, kSize, kAhead>(c, t, begin, end);
-}
-
-// The best loop for float32 in place that knows nothing but Adam: one pass, with prefetch.
-template <size_t kAhead>
-BEST_ISA void BareLoop(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
-  float* __restrict w = t.weight;
-  float* __restrict m = static_cast<float*>(t.moment1);
-  float* __restrict v = static_cast<float*>(t.moment2);
-  const float* __restrict g = static_cast<const float*>(t.gradient);
-  const AdamCoefficients k = c;
-  constexpr size_t kLine = 16;
-  for (size_t line = begin; line < end; line += kLine) {
-    if (kAhead > 0 && end - line > kAhead) {
-      __builtin_prefetch(w + line + kAhead);
-      __builtin_prefetch(m + line + kAhead);
-      __builtin_prefetch(v + line + kAhead);
-      __builtin_prefetch(g + line + kAhead);
-    }
-    const size_t stop = std::min(line + kLine, end);
-    for (size_t i = line; i < stop; ++i) {
-      m[i] = m[i] * k.beta1 + (1.0f - k.beta1) * g[i];
-      v[i] = v[i] * k.beta2 + (1.0f - k.beta2) * g[i] * g[i];
-      w[i] -= k.learning_rate * m[i] / (std::sqrt(v[i]) + k.eps);
-    }
-  }
-}
-
-// Reads every byte that an update in place reads, and writes none.
-BEST_ISA void ReadOnly(const AdamCoefficients&, const AdamTensors& t, size_t begin, size_t end) {
-  const auto* w = reinterpret_cast<const uint32_t*>(t.weight);
-  const auto* m = static_cast<const uint32_t*>(t.moment1);
-  const auto* v = static_cast<const uint32_t*>(t.moment2);
-  const auto* g = static_cast<const uint32_t*>(t.gradient);
-  uint32_t sum = 0;
-  for (size_t i = begin; i < end; ++i) sum += w[i] ^ m[i] ^ v[i] ^ g[i];
-  volatile uint32_t sink = sum;
-  static_cast<void>(sink);
 }
 
 struct Contender {
@@ -248,6 +203,12 @@ size_t Option(int argc, char** argv, int i, size_t otherwise) {
 int main(int argc, char** argv) {
   const size_t threads = Option(argc, argv, 1, 2), rounds = Option(argc, argv, 2, 101);
   const size_t tensors = Option(argc, argv, 3, 8), size = Option(argc, argv, 4, size_t{1} << 21);
+#ifdef MINDSPORE_OFFLOAD_HAS_AVX2
+  if (!UseImplementation("avx2")) {
+    std::fprintf(stderr, "The variants are compiled for AVX2, which this machine does not run.\n");
+    return 1;
+  }
+#endif
   SetTeamSize(threads);
   AdamCoefficients c{};
   c.learning_rate = 0.0f;  // so that a result that no device writes back still is the parameter
