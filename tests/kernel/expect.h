@@ -10,6 +10,7 @@
 // Counts a failure, and prints the first twenty, unless `condition` holds.
 void Expect(bool condition, const std::string& what);
 
+// Compilers choose the order in which arguments are computed, so no call here has two that draw numbers.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
@@ -23,7 +24,10 @@ class Random {
   float Uniform() { return static_cast<float>(static_cast<int32_t>(Bits() >> 8) - (1 << 23)) * 0x1p-23f; }
 
   // Magnitudes from subnormal to those of float16.
-  float FiniteGradient() { return std::ldexp(Uniform(), static_cast<int>(Bits() % 150) - 138); }
+  float FiniteGradient() {
+    const int exponent = static_cast<int>(Bits() % 150) - 138;
+    return std::ldexp(Uniform(), exponent);
+  }
 
   // Magnitudes from subnormal to huge, and now and then zero, infinity or NaN.
   float Gradient() {
@@ -34,8 +38,10 @@ class Random {
         return INFINITY;
       case 2:
         return NAN;
-      default:
-        return std::ldexp(Uniform(), static_cast<int>(Bits() % 160) - 140);
+      default: {
+        const int exponent = static_cast<int>(Bits() % 160) - 140;
+        return std::ldexp(Uniform(), exponent);
+      }
     }
   }
 
