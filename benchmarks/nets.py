@@ -40,7 +40,7 @@ def _bert(tiny):
 def _resnet(tiny):
     net = ResNet(width=8, blocks=(1, 1), classes=10) if tiny else ResNet(**RESNET_50)
     random = np.random.default_rng(SEED)
-    images = Tensor(random.standard_normal((2, 3, 32, 32) if tiny else (4, 3, 224, 224), np.float32))
+    images = Tensor(random.standard_normal((2, 3, 32, 32) if tiny else (4, 3, 112, 112), np.float32))
     labels = Tensor(random.integers(0, 10, len(images)), ms.int32)
     return nn.WithLossCell(net, nn.CrossEntropyLoss()), (images, labels)
 

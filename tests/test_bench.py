@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import mindspore as ms
 import numpy as np
 import psutil
 import pytest
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -226,6 +228,20 @@ def test_the_table_of_a_training(monkeypatch):
     assert ours["optimizer_share"] == pytest.approx(1 - alone["ms"] / ours["ms"])
     assert alone["relative"] == pytest.approx(alone["ms"] / ours["ms"])
     assert ours["relative"] == 1
+
+
+def test_forward_and_backward_alone_computes_all_gradients(tmp_path):
+    """Two layers need two products forward and three backward, and a gradient of each bias."""
+    network, inputs = nets.build("dense", tiny=True)
+    alone = nn.TrainOneStepCell(network, rivals.NoOptimizer(network.trainable_params()))
+    ms.set_context(save_graphs=1, save_graphs_path=str(tmp_path))
+    try:
+        alone.compile(*inputs)
+    finally:
+        ms.set_context(save_graphs=0)
+    *_, last = sorted(tmp_path.rglob("graph_build_*.ir"))
+    graph = last.read_text()
+    assert [len(re.findall(rf"= (?:PrimFunc_)?{name}\(", graph)) for name in ("MatMul", "BiasAddGrad")] == [5, 2]
 
 
 def test_one_core_loaded():
