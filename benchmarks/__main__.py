@@ -22,8 +22,8 @@ parts:
   large    a step of 16 large tensors, of every optimizer
   mid      a step of BERT-base's tensors
   small    a step of 300 tensors of 4096 elements
-  single   large, with one thread
-  loaded   large, with one core kept busy by another process
+  single   large with one thread: this package and the peers
+  loaded   large with one core kept busy by another process: this package
   dense, bert, resnet    whole training steps: 20 x Dense(4096), BERT-base, ResNet-50
 """
 
@@ -90,7 +90,6 @@ def _run(arguments):
         "params": arguments.params,
         "steps": arguments.steps,
         "rounds": arguments.rounds,
-        "threads": library.MindsporeOffloadThreads(),
         "tiny": arguments.tiny,
     }
     _check_memory(parts, options)
@@ -101,7 +100,7 @@ def _run(arguments):
         "Python": platform.python_version(),
         "CPU": cpu(),
         "instruction set": library.MindsporeOffloadIsa().decode(),
-        "threads": options["threads"],
+        "threads": library.MindsporeOffloadThreads(),
         "parts": {},
     }
     printed = [tables.header(report)]
@@ -148,16 +147,10 @@ def _check_memory(parts, options):
 def _measured(part, options):
     if part in training.NETS:
         return training.measure(part, options)
-    if part != "single":
-        return call("benchmarks.steps:measure", part, options)
-    kept = os.environ.get("MINDSPORE_OFFLOAD_THREADS")
-    os.environ["MINDSPORE_OFFLOAD_THREADS"] = "1"
-    try:
-        return call("benchmarks.steps:measure", part, {**options, "threads": 1})
-    finally:
-        del os.environ["MINDSPORE_OFFLOAD_THREADS"]
-        if kept is not None:
-            os.environ["MINDSPORE_OFFLOAD_THREADS"] = kept
+    if part == "single":
+        one = {"MINDSPORE_OFFLOAD_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        return call("benchmarks.steps:measure", part, options, environment=one)
+    return call("benchmarks.steps:measure", part, options)
 
 
 def cpu():

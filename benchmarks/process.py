@@ -25,8 +25,8 @@ def progress(text):
     print(f"... {text}", file=sys.stderr, flush=True)
 
 
-def call(function, *arguments):
-    """Calls ``module:function`` in a new process and returns its result. Both pass through JSON.
+def call(function, *arguments, environment=None):
+    """Calls ``module:function`` in a new process and returns its result. Arguments and result pass through JSON.
 
     The process works in a scratch folder, because MindSpore writes files about compilations. Its standard output is
     the standard error stream: MindSpore, PyTorch and DeepSpeed print messages there.
@@ -34,7 +34,11 @@ def call(function, *arguments):
     code = "import sys; from benchmarks.process import answer; answer(*sys.argv[1:])"
     with tempfile.TemporaryDirectory(prefix="benchmarks_") as folder:
         run = subprocess.run(
-            python(code, function, json.dumps(arguments)), cwd=folder, env=_environment(), stdout=2, **OWN_SESSION
+            python(code, function, json.dumps(arguments)),
+            cwd=folder,
+            env=_variables(environment),
+            stdout=2,
+            **OWN_SESSION,
         )
         outcome = Path(folder, "outcome.json")
         if run.returncode or not outcome.exists():
@@ -71,9 +75,9 @@ def end_with_parent(parent):
         sys.exit(1)
 
 
-def _environment():
+def _variables(more):
     path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}" if path else str(ROOT)}
+    return {**os.environ, **(more or {}), "PYTHONPATH": f"{ROOT}{os.pathsep}{path}" if path else str(ROOT)}
 
 
 def touch_memory(size):

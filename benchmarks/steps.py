@@ -9,6 +9,7 @@ from benchmarks.bare_loop import BareLoop
 from benchmarks.loaded import time_loaded
 from benchmarks.rivals import ALL, FROM_PYTHON, MAIN
 from benchmarks.timing import needed_bytes, quartiles, time_steps
+from mindspore_offload import native_library
 
 BARE_LOOP = "bare loop"
 HALVES = ("AdamOffload, float16", "AdamOffload, bfloat16")
@@ -18,15 +19,16 @@ TINY = {"large": [(1000,)] * 3, "mid": [(40, 30), (30,), (5, 6, 7)], "small": [(
 
 
 def measure(part, options):
-    """Returns the table of `part` in numbers. `options` are "params", "steps", "tiny" and "threads"."""
+    """Returns the table of `part` in numbers. `options` are "params", "steps" and "tiny"."""
     ms.set_context(mode=ms.GRAPH_MODE)
     shapes = _shapes(part, options)
     size = sum(map(math.prod, shapes))
-    table = {"params": size, "tensors": len(shapes), "steps": options["steps"], "threads": options["threads"]}
+    threads = native_library.load().MindsporeOffloadThreads()
+    table = {"params": size, "tensors": len(shapes), "steps": options["steps"], "threads": threads}
     if part == "loaded":
         return {**table, **time_loaded(ALL["AdamOffload"], shapes, options["steps"])}
-    others, missing = peers.installed(options["threads"])
-    timed = time_steps(shapes, options["steps"], _rivals(part, others, options["threads"]))
+    others, missing = peers.installed(threads)
+    timed = time_steps(shapes, options["steps"], _rivals(part, others, threads))
     _, reference, _ = quartiles(timed["AdamOffload"].seconds)
     rows = [rival.row(name, size, reference) for name, rival in timed.items()]
     return {**table, "rivals": rows, "missing": missing}
@@ -34,11 +36,9 @@ def measure(part, options):
 
 def needed_memory(parts, options):
     """Returns the bytes that each part needs."""
-    others, _ = peers.installed(options["threads"])
+    others, _ = peers.installed(threads=1)
     return {
-        part: needed_bytes(
-            sum(map(math.prod, _shapes(part, options))), _rivals(part, others, options["threads"]).values()
-        )
+        part: needed_bytes(sum(map(math.prod, _shapes(part, options))), _rivals(part, others, threads=1).values())
         for part in parts
     }
 

@@ -37,18 +37,30 @@ def threads_are_restored(fresh_library):
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
-    """The report of a tiny run of two parts, in a process of its own, and the folder of its figures."""
+    """The report of a tiny run of three parts, in a process of its own, and the folder of its figures."""
     folder = tmp_path_factory.mktemp("figures")
-    command = [sys.executable, "-m", "benchmarks", "large", "loaded", "--tiny", "--steps", "3", "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "large",
+        "single",
+        "loaded",
+        "--tiny",
+        "--steps",
+        "3",
+        "--threads",
+        "2",
+    ]
     run = subprocess.run([*command, "--json", "--figures", folder], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     return json.loads(run.stdout), folder
 
 
 def test_the_report_of_a_tiny_run(tiny_run):
     report, _ = tiny_run
-    assert report["threads"] == 1
+    assert report["threads"] == 2
     table = report["parts"]["large"]
-    assert (table["params"], table["tensors"], table["steps"], table["threads"]) == (3000, 3, 3, 1)
+    assert (table["params"], table["tensors"], table["steps"], table["threads"]) == (3000, 3, 3, 2)
     rows = {row["name"]: row for row in table["rivals"]}
     assert rows.keys() >= {steps.BARE_LOOP, *rivals.ALL}
     for name, row in rows.items():
@@ -58,6 +70,7 @@ def test_the_report_of_a_tiny_run(tiny_run):
         assert row["first_step_s"] > 0
         moved = 22 if "no master" in name else 30 if "float16" in name else 28
         assert row["gb_s"] * row["ns_a_parameter"] == pytest.approx(moved)
+    assert report["parts"]["single"]["threads"] == 1
     assert report["parts"]["loaded"].keys() >= {"idle", "loaded"}
 
 
