@@ -33,16 +33,16 @@ def call(function, *arguments, environment=None):
     """
     code = "import sys; from benchmarks.process import answer; answer(*sys.argv[1:])"
     with tempfile.TemporaryDirectory(prefix="benchmarks_") as folder:
-        run = subprocess.run(
-            python(code, function, json.dumps(arguments)),
-            cwd=folder,
-            env=_variables(environment),
-            stdout=2,
-            **OWN_SESSION,
-        )
+        command = python(code, function, json.dumps(arguments))
+        with subprocess.Popen(command, cwd=folder, env=_variables(environment), stdout=2, **OWN_SESSION) as process:
+            try:
+                status = process.wait()
+            except BaseException:  # an interrupt ends its children, too, as the compiler of DeepSpeed's kernel
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
         outcome = Path(folder, "outcome.json")
-        if run.returncode or not outcome.exists():
-            raise CommandError(f"{function} failed with status {run.returncode}; its message is above")
+        if status or not outcome.exists():
+            raise CommandError(f"{function} failed with status {status}; its message is above")
         answered = json.loads(outcome.read_text())
     if "error" in answered:
         raise CommandError(answered["error"])
