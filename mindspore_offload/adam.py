@@ -10,6 +10,7 @@ from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
 from mindspore_offload.rows import Rows
 from mindspore_offload.step import Counters, GlobalNorm
+from mindspore_offload.update import stock
 from mindspore_offload.update import writeback as writebacks
 
 
@@ -185,6 +186,7 @@ class AdamOffload(GuardedAttributes):
         checks.moment_dtype(self.cls_name, moment_dtype)
         self.writeback = writebacks.choose(writeback, self.cls_name)
         operation = update.choose(host_kernel, self.cls_name, moment_dtype)
+        checks.device(self.cls_name, self.parameters, is_stock=operation is stock)
         clip, skip, unscale = max_grad_norm is not None, skip_nonfinite, is_dynamic or self.need_scale
         stochastic = moment_dtype != mstype.float32
         features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
@@ -241,13 +243,17 @@ class AdamOffload(GuardedAttributes):
         if separate_gradients:
             gradients = separate_gradients
         self._check_gradients(self.parameters, gradients)
+        if self.writeback == "assign":
+            self._counters.begin()
         gradients = host.map_(_apart_from_parameters, gradients)
         loss_scale, clip, is_finite = None, None, None
         if self._dynamic_loss_scale is not None:
-            loss_scale = host.reshape(self._dynamic_loss_scale, (1,))
+            loss_scale = host.reshape(writebacks.device_copy(self._dynamic_loss_scale), (1,))
         if self._norm is not None:
             clip, is_finite = self._norm(gradients, loss_scale)
         learning_rates, weight_decays = self._rows(self.global_step, self.learning_rate, self.weight_decay)
+        if self.writeback == "assign":  # a rate may be a Parameter that the device writes: see FreshValue
+            learning_rates = host.map_(_fresh_rate, learning_rates)
         beta1_power = host.mul(self.beta1_power, self.beta1)
         beta2_power = host.mul(self.beta2_power, self.beta2)
         coefficients = self._coefficients(
@@ -262,8 +268,15 @@ class AdamOffload(GuardedAttributes):
 
 
 def _apart_from_parameters(gradient):
-    """Copies a gradient that is a Parameter itself: an update may write that before it is read."""
-    return writebacks.device_copy(gradient) if isinstance(gradient, Parameter) else gradient
+    """Copies a gradient that is a Parameter itself, because an update may write that before it is read."""
+    if not isinstance(gradient, Parameter):
+        return gradient
+    is_float32 = F.dtype(gradient) == mstype.float32
+    return writebacks.device_copy(gradient) if is_float32 else F.cast(gradient, mstype.float32)
+
+
+def _fresh_rate(rate):
+    return writebacks.device_copy(rate) if isinstance(rate, Tensor) else rate
 
 
 def _pick(values, i):

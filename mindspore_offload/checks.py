@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable
 
 import numpy as np
-from mindspore import Parameter, Tensor, ops
+from mindspore import Parameter, Tensor, context, ops
 from mindspore import dtype as mstype
 
 from mindspore_offload.dtypes import ELEMENT_TYPES
@@ -161,6 +161,32 @@ def min_offload_size(cls_name, value):
         )
     if value < 0:
         raise ValueError(f"For '{cls_name}', the argument 'min_offload_size' must be at least 0, but got {value}.")
+
+
+def device(cls_name, checked, is_stock):
+    """Refuses settings in which MindSpore can't run the step, or would run it wrong."""
+    target, dtypes = context.get_context("device_target"), {parameter.dtype for parameter in checked}
+    parallel_mode = context.get_auto_parallel_context("parallel_mode")
+    if parallel_mode not in ("stand_alone", "data_parallel"):
+        raise RuntimeError(
+            f"For '{cls_name}', the parallel mode must be 'stand_alone' or 'data_parallel', but it is "
+            f"'{parallel_mode}', in which this optimizer has not been tested."
+        )
+    if target == "Ascend" and context.get_context("jit_level") == "O2":
+        raise RuntimeError(
+            f"For '{cls_name}', the jit_level must be 'O0' or 'O1', but it is 'O2', where MindSpore compiles no graph "
+            f"with operations on the host; call mindspore.set_context(jit_config={{'jit_level': 'O1'}})."
+        )
+    if target == "GPU" and mstype.bfloat16 in dtypes:
+        raise TypeError(
+            f"For '{cls_name}', parameters on a GPU must be of dtype float32 or float16, but got bfloat16, for which "
+            f"MindSpore has neither Assign nor Cast there; use float16."
+        )
+    if target != "CPU" and is_stock and dtypes != {mstype.float32}:
+        raise TypeError(
+            f"For '{cls_name}', the stock host operation needs float32 parameters on {target}, but got others: "
+            f"MindSpore does not keep the order of its operations on their masters; use host_kernel='native'."
+        )
 
 
 def moment_dtype(cls_name, value):

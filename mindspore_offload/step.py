@@ -48,7 +48,15 @@ class Counters(nn.Cell):
         super().__init__(auto_prefix=False)
         self.global_step, self.beta1_power, self.beta2_power = global_step, beta1_power, beta2_power
         self.skipped_steps = skipped_steps
-        self.one = Tensor([1], mstype.int32)
+        self.zero, self.one = Tensor([0], mstype.int32), Tensor([1], mstype.int32)
+
+    def begin(self):
+        """Writes to a state before the step reads anything.
+
+        MindSpore orders the first write on the host after all reads before it, of whatever memory. Those of the net's
+        weights would so get a copy on the host, which each step refreshes.
+        """
+        host.assign_add(self.global_step, self.zero)
 
     def construct(self, beta1_power, beta2_power, is_finite):
         """Stores the powers of this step. `is_finite` is read only if steps may be skipped."""

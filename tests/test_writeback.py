@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, context, ops
 from nets import assert_same
 from test_update import SCENARIOS, rounded, scenario_data
 
-from mindspore_offload import AdamOffload, native_library
+from mindspore_offload import AdamOffload
 from mindspore_offload.update import native, stock
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
@@ -179,10 +179,18 @@ class TestChoice:
         return [Parameter(Tensor(np.ones(3, np.float32)), name="weight")]
 
     @pytest.fixture
-    def accelerator(self, monkeypatch):
-        """Makes the device target appear to be an Ascend."""
+    def pretend(self, monkeypatch):
+        """Makes a device target and a jit level appear to be set."""
         real = context.get_context
-        monkeypatch.setattr(context, "get_context", lambda key: "Ascend" if key == "device_target" else real(key))
+
+        def pretend(**settings):
+            monkeypatch.setattr(context, "get_context", lambda key: settings[key] if key in settings else real(key))
+
+        return pretend
+
+    @pytest.fixture
+    def accelerator(self, pretend):
+        pretend(device_target="Ascend")
 
     def test_an_unknown_writeback_is_refused(self, weight):
         with pytest.raises(
@@ -202,9 +210,37 @@ class TestChoice:
         with pytest.raises(ValueError, match=r"'in_place' only where the device target is 'CPU', but it is 'Ascend'"):
             AdamOffload(weight, writeback="in_place")
 
-    @pytest.mark.usefixtures("accelerator")
-    @pytest.mark.parametrize(("host_kernel", "module"), [("auto", stock), ("native", native)])
-    def test_native_has_to_be_asked_for_elsewhere(self, weight, host_kernel, module):
+    @pytest.mark.parametrize("target", ["CPU", "GPU", "Ascend"])
+    @pytest.mark.parametrize(("host_kernel", "module"), [("auto", native), ("native", native), ("stock", stock)])
+    def test_auto_is_native_on_every_target(self, weight, host_kernel, module, target, pretend):
+        pretend(device_target=target)
         optimizer = AdamOffload(weight, host_kernel=host_kernel)
         assert [type(cell).__module__ for cell in optimizer._updates] == [module.__name__]
-        assert native_library.load()
+
+    def test_o2_is_refused_on_ascend(self, weight, pretend):
+        pretend(device_target="Ascend", jit_level="O2")
+        with pytest.raises(RuntimeError, match=r"the jit_level must be 'O0' or 'O1', but it is 'O2'.*jit_config="):
+            AdamOffload(weight)
+
+    def test_bfloat16_is_refused_on_gpu(self, pretend):
+        weights = new_parameters(["float32", "bfloat16"])
+        pretend(device_target="GPU")
+        with pytest.raises(TypeError, match=r"on a GPU must be of dtype float32 or float16, but got bfloat16"):
+            AdamOffload(weights)
+
+    @pytest.mark.parametrize("target", ["GPU", "Ascend"])
+    def test_stock_is_for_float32_on_accelerators(self, target, pretend):
+        weights = new_parameters(["float16"])
+        pretend(device_target=target)
+        with pytest.raises(TypeError, match=rf"the stock host operation needs float32 parameters on {target}"):
+            AdamOffload(weights, host_kernel="stock")
+        AdamOffload(weights)
+
+    @pytest.mark.parametrize("mode", ["semi_auto_parallel", "auto_parallel"])
+    def test_other_parallel_modes_are_refused(self, weight, mode):
+        context.set_auto_parallel_context(parallel_mode=mode)
+        try:
+            with pytest.raises(RuntimeError, match=rf"must be 'stand_alone' or 'data_parallel', but it is '{mode}'"):
+                AdamOffload(weight)
+        finally:
+            context.reset_auto_parallel_context()

@@ -10,8 +10,8 @@ from mindspore_offload import native_library
 BYTES_A_PARAMETER = 28  # weight and both moments are read and written, the gradient is read
 
 # The row of the coefficient tensor, in the order of `struct AdamCoefficients` in csrc/adam.h: learning rate, weight
-# decay, decoupled decay, eps, clip, gradient scale, skip, beta1, beta2, nesterov.
-COEFFICIENTS = (1e-3, 0, 0, 1e-8, 1, 1, 0, 0.9, 0.999, 0)
+# decay, decoupled decay, eps, clip, gradient scale, step, skip, beta1, beta2, nesterov.
+COEFFICIENTS = (1e-3, 0, 0, 1e-8, 1, 1, 0, 0, 0.9, 0.999, 0)
 
 
 def memory_speed(size=2**24, steps=7):
@@ -31,7 +31,7 @@ def memory_speed(size=2**24, steps=7):
 
 def run_kernel(weight, moment1, moment2, gradient):
     """Runs one step of the kernel on float32 arrays of the same length, in place."""
-    coefficients, rows = np.array([COEFFICIENTS], np.float32), np.zeros(1, np.int32)
+    coefficients, rows = np.array([COEFFICIENTS], np.float32), np.zeros((1, 3), np.int32)
     token = np.zeros(1, np.float32)
     arrays = [coefficients, rows, weight, moment1, moment2, gradient, token]
     count = len(arrays)

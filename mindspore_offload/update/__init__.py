@@ -9,8 +9,8 @@ optimizer, it updates the states of its bucket, and writes the parameters as `wr
 import sys
 import warnings
 
-from mindspore import context, nn
 from mindspore import dtype as mstype
+from mindspore import nn
 
 from mindspore_offload import native_library
 from mindspore_offload.states import buckets
@@ -22,7 +22,7 @@ _warned = set()
 
 
 def choose(host_kernel, cls_name, moment_dtype):
-    """Returns the module that `host_kernel` ("auto", "native" or "stock") stands for on this machine and device target.
+    """Returns the module that `host_kernel` ("auto", "native" or "stock") stands for on this machine.
 
     Raises:
         ValueError: If `host_kernel` is unknown, or is "stock" where moments are bfloat16.
@@ -39,27 +39,24 @@ def choose(host_kernel, cls_name, moment_dtype):
             f"For '{cls_name}', the argument 'moment_dtype' can be bfloat16 only with the native host operation, "
             f"because MindSpore's Adam has no stochastic rounding; use host_kernel='native'."
         )
-    if (
-        stochastic
-        or host_kernel == "native"
-        or (host_kernel == "auto" and context.get_context("device_target") == "CPU")
-    ):
-        try:
-            native_library.load()
-            return native
-        except native_library.NativeLibraryError as error:
-            if stochastic:
-                raise RuntimeError(
-                    f"For '{cls_name}', the argument 'moment_dtype' is bfloat16, which needs the native library, "
-                    f"but {error}."
-                ) from error
-            if host_kernel == "native":
-                raise RuntimeError(
-                    f"For '{cls_name}', the argument 'host_kernel' is 'native', but {error}. "
-                    f"With host_kernel='stock' it runs on MindSpore's own, slower operations."
-                ) from error
-            _warn_once(f"'{cls_name}' uses MindSpore's own, slower operations, because {error}.")
-    return stock
+    if host_kernel == "stock":
+        return stock
+    try:
+        native_library.load()
+        return native
+    except native_library.NativeLibraryError as error:
+        if stochastic:
+            raise RuntimeError(
+                f"For '{cls_name}', the argument 'moment_dtype' is bfloat16, which needs the native library, "
+                f"but {error}."
+            ) from error
+        if host_kernel == "native":
+            raise RuntimeError(
+                f"For '{cls_name}', the argument 'host_kernel' is 'native', but {error}. "
+                f"With host_kernel='stock' it runs on MindSpore's own, slower operations."
+            ) from error
+        _warn_once(f"'{cls_name}' uses MindSpore's own, slower operations, because {error}.")
+        return stock
 
 
 def cells(tensors, is_small, operation, features, writeback):

@@ -11,7 +11,7 @@ from mindspore.ops import signature as sig
 from mindspore_offload import host, native_library
 from mindspore_offload.coefficients import COLUMNS, PREPARED
 from mindspore_offload.update.gradient import ClipAndDecay
-from mindspore_offload.update.writeback import Write, on_device
+from mindspore_offload.update.writeback import FreshValue, Write, on_device
 
 
 def update(bucket, features, writeback):
@@ -107,6 +107,8 @@ class _Assign(_Update):
             tuple(tuple(each.parameter.shape) or (1,) for each in tensors),
             tuple(each.parameter.dtype for each in tensors),
         )
+        self.has_masters = len(self.masters) > 0
+        self.fresh_values = nn.CellList([FreshValue(each) for each in self.parameters], auto_prefix=False)
         self.no_rows = (None,) * len(tensors)
         self.reads_rows = any(decays) or features.skip
         self.some_penalty, self.has_penalty = any(has_penalty), tuple(has_penalty)
@@ -132,7 +134,8 @@ class _Assign(_Update):
             )
             coefficients = host.gather(coefficients, self.gathered_rows, 0)
             coefficients = host.select(self.is_prepared, self.prepared, coefficients)
-        return host.map_(_write, self.writes, self.launch(coefficients, self.parameters, gradients), rows)
+        parameters = host.map_(_value_of, self.fresh_values) if self.has_masters else ()
+        return host.map_(_write, self.writes, self.launch(coefficients, parameters, gradients), rows)
 
 
 class _Norm(nn.Cell):
@@ -183,6 +186,10 @@ def _pick(values, i):
 
 def _prepare(clip_and_decay, has_penalty, row, gradient, parameter):
     return clip_and_decay(row, gradient, parameter) if has_penalty else gradient
+
+
+def _value_of(fresh_value):
+    return fresh_value()
 
 
 def _write(write, result, row):

@@ -15,7 +15,7 @@ from mindspore_offload.coefficients import (
     SKIP,
 )
 from mindspore_offload.update.gradient import ClipAndDecay
-from mindspore_offload.update.writeback import Write, on_device
+from mindspore_offload.update.writeback import FreshValue, Write, on_device
 
 
 def parameter_update(tensors, features, place, writeback):
@@ -28,7 +28,7 @@ def parameter_update(tensors, features, place, writeback):
         writeback (str): "in_place" where the parameter is at the same place as its states, else "assign".
     """
     if tensors.master is not None:
-        return _UpdateMaster(tensors, features, place, place if writeback == "in_place" else on_device)
+        return _UpdateMaster(tensors, features, place, writeback)
     if writeback == "in_place":
         return _UpdateInPlace(tensors, features, place)
     return _UpdateByDifference(tensors, features, place)
@@ -110,13 +110,16 @@ class _UpdateMaster(_Update):
     A parameter that is not its master rounded was changed outside the optimizer, and becomes the master first.
     """
 
-    def __init__(self, tensors, features, place, write_place):
+    def __init__(self, tensors, features, place, writeback):
         super().__init__(tensors, features, place, place, declares_write=False)
+        self.fresh_value = FreshValue(tensors.parameter) if writeback == "assign" else None
+        write_place = place if writeback == "in_place" else on_device
         self.write = Write(tensors.parameter, write_place, has_decoupled_decay=False, may_skip=features.skip)
         self.not_equal, self.assign = place(ops.NotEqual()), place(ops.Assign())
 
     def construct(self, row, gradient):
-        found = self.cast(self.parameter, mstype.float32)
+        parameter = self.parameter if self.fresh_value is None else self.fresh_value()
+        found = self.cast(parameter, mstype.float32)
         rounded = self.cast(self.cast(self.weight, self.parameter.dtype), mstype.float32)
         master = self.select(self.not_equal(found, rounded), found, self.weight)
         gradient = self.prepared(row, gradient, master)

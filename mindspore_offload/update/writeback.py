@@ -36,8 +36,25 @@ def on_device(operation):
     return operation
 
 
-# Copies a tensor on the device, bit by bit.
+# Copies a tensor where it is, bit by bit.
 device_copy = ops.Primitive("TensorMove")
+
+
+class FreshValue(nn.Cell):
+    """Copies a parameter on the device, for the host to read.
+
+    The host must not read the parameter itself. MindSpore would keep a copy in host memory that it refreshes after
+    writes in the same graph, needed or not, and never after others: those would be lost.
+    """
+
+    def __init__(self, parameter):
+        super().__init__(auto_prefix=False)
+        self.parameter = parameter
+        # MindSpore has no TensorMove for bfloat16 on the CPU, where host and device share the parameter's memory.
+        self.copies = parameter.dtype != mstype.bfloat16 or context.get_context("device_target") != "CPU"
+
+    def construct(self):
+        return device_copy(self.parameter) if self.copies else self.parameter
 
 
 class Write(nn.Cell):
