@@ -9,6 +9,7 @@
 #                    for aarch64 in an emulator), run tests from the source distribution
 # make test-oldest   test the wheel with the oldest supported MindSpore
 # make test-peers    compare with PyTorch and DeepSpeed; installs both
+# make second-memory run MindSpore's GPU runtime without a GPU, over a device memory that the host can't touch
 # make kernel        test the native kernel alone, compiled by g++ and clang++
 # make sanitize      the same under the address, undefined-behaviour and thread sanitizers
 # make aarch64       the same, compiled for aarch64 and run in an emulator; the bits must be equal
@@ -22,10 +23,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
-CPP_FOLDERS := mindspore_offload/csrc tests/kernel benchmarks/kernel
+CPP_FOLDERS := mindspore_offload/csrc tests/kernel tests/second_memory/standin benchmarks/kernel
 CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDERS)))
 
-.PHONY: demo examples test test-dist test-oldest test-peers lint format bench bench-kernel docs figures dist kernel sanitize aarch64 \
+.PHONY: demo examples test test-dist test-oldest test-peers second-memory lint format bench bench-kernel docs figures dist kernel sanitize aarch64 \
     fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.

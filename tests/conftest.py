@@ -6,6 +6,8 @@ import pytest
 
 from mindspore_offload import native_library
 
+collect_ignore = ["second_memory"]  # `make second-memory` builds what these need, and names their folder
+
 # The same examples in every run of the tests, and new ones in every campaign of `make fuzz`.
 hypothesis.settings.register_profile("tests", max_examples=200, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("campaign", max_examples=5_000, deadline=None)

@@ -1,0 +1,298 @@
+"""Short trainings whose results must be the same on the second memory and on the CPU device.
+
+Each function runs in a child process, on the device that was set there, and returns arrays by name.
+"""
+
+import os
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from nets import SHAPES, MatrixNet, Residuals, TrainingCell
+
+import mindspore_offload
+
+FLOAT32 = ("float32",) * len(SHAPES)
+FLOAT16 = ("float16",) * len(SHAPES)
+MIXED = ("float16", "float32", "float16", "float32")
+
+
+class FallingRate(nn.learning_rate_schedule.LearningRateSchedule):
+    def construct(self, global_step):
+        return 0.1 - global_step.astype(ms.float32) * 0.02
+
+
+class GrowingDecay(nn.Cell):
+    def construct(self, global_step):
+        return global_step.astype(ms.float32) * 0.05 + 0.05
+
+
+# Values of arguments that can't be sent to another process.
+OBJECTS = {
+    "falling": FallingRate,
+    "growing": GrowingDecay,
+    "listed": lambda: [0.1, 0.05, 0.2, 0.01, 0.02, 0.03],
+    "dynamic": lambda: Parameter(Tensor([8.0], ms.float32), name="scale_value"),
+}
+
+
+def optimizer_for(parameters, cls="AdamOffload", groups=False, **settings):
+    """An optimizer that writes back as on an accelerator."""
+    arguments = {"learning_rate": 0.02}
+    for name, value in settings.items():
+        arguments[name] = OBJECTS[value]() if value in OBJECTS else value
+    if groups:
+        first, *others = parameters
+        parameters = [
+            {"params": [first], "lr": 0.05, "weight_decay": 0.1},
+            {"params": others, "weight_decay": 0.01},
+        ]
+    return getattr(mindspore_offload, cls)(parameters, writeback="assign", **arguments)
+
+
+def inputs_of_step(step, dtypes, overflows=()):
+    """The inputs of a step; in one that overflows, an element of the first gradient is infinite."""
+    random = np.random.default_rng(step)
+    arrays = [random.standard_normal(shape).astype(np.float32) for shape in SHAPES.values()]
+    if step in overflows:
+        arrays[0][1, 2] = np.inf
+    return tuple(Tensor(array).astype(dtype) for array, dtype in zip(arrays, map(_dtype, dtypes)))
+
+
+def values(*cells):
+    """The parameters of cells, by name. Arrays of the second memory's own, which the next step does not change."""
+    found = {p.name: p for cell in cells for p in cell.get_parameters()}
+    return {name: parameter.asnumpy().copy() for name, parameter in found.items()}
+
+
+def new_training(dtypes, **settings):
+    net = Residuals([_dtype(dtype) for dtype in dtypes])
+    return TrainingCell(net, optimizer_for(net.trainable_params(), **settings))
+
+
+def train(dtypes=FLOAT32, steps=4, overflows=(), **settings):
+    """Some steps."""
+    training = new_training(dtypes, **settings)
+    for step in range(steps):
+        training(*inputs_of_step(step, dtypes, overflows))
+    return values(training)
+
+
+def copies_of_a_step(dtypes, **settings):
+    """The copies of the third step, as pairs of direction and bytes; and those that the placement report expects."""
+    training = new_training(dtypes, **settings)
+    # Inputs travel too, and are not to be counted, so they are scalars.
+    inputs = [Tensor(0.5, _dtype(dtype)) for dtype in dtypes]
+    for _ in range(2):
+        training(*inputs)
+    _read_log()
+    training(*inputs)
+    copies = _read_log()
+    report = mindspore_offload.placement_report(training, *inputs)
+    return copies, {"to_host": report.to_host_bytes, "to_device": report.to_device_bytes}
+
+
+def _read_log(seen={}):  # noqa: B006
+    """The copies since the last call."""
+    with open(os.environ["SECOND_MEMORY_LOG"]) as file:
+        file.seek(seen.get("end", 0))
+        lines = file.read().splitlines()
+        seen["end"] = file.tell()
+    return [(direction, int(size)) for direction, size in map(str.split, lines)]
+
+
+def dynamic_loss_scale(dtypes=FLOAT32, **settings):
+    """The scale is changed between steps, as a loss scaler does."""
+    training = new_training(dtypes, loss_scale="dynamic", **settings)
+    scale = next(p for p in training.optimizer.get_parameters() if p.name == "scale_value")
+    for step, value in enumerate([8.0, 8.0, 4.0, 16.0]):
+        ops.assign(scale, Tensor([value], ms.float32))
+        training(*inputs_of_step(step, dtypes))
+    return values(training)
+
+
+def outside_write(way, written, dtypes=FLOAT32, **settings):
+    """After two steps, a weight or a state is written by other means than the optimizer."""
+    training = new_training(dtypes, **settings)
+    parameter = next(p for p in training.get_parameters() if p.name == written)
+    for step in range(4):
+        if step == 2:
+            value = np.random.default_rng(9).standard_normal(parameter.shape).astype(np.float32)
+            value = Tensor(np.abs(value) / 16).astype(parameter.dtype)
+            WRITES[way](parameter, value)
+        training(*inputs_of_step(step, dtypes))
+    return values(training)
+
+
+def _by_another_graph(parameter, value):
+    class Writer(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.parameter, self.assign = parameter, ops.Assign()
+
+        def construct(self, value):
+            return self.assign(self.parameter, value)
+
+    Writer()(value)
+
+
+def _load(parameter, value):
+    ms.load_param_into_net(_Holder(parameter), {parameter.name: Parameter(value, name=parameter.name)})
+
+
+class _Holder(nn.Cell):
+    def __init__(self, parameter):
+        super().__init__(auto_prefix=False)
+        self.held = parameter
+
+
+WRITES = {
+    "set_data": lambda parameter, value: parameter.set_data(value),
+    "assign_value": lambda parameter, value: parameter.assign_value(value),
+    "ops.assign": ops.assign,
+    "another-graph": _by_another_graph,
+    "load_param_into_net": _load,
+}
+
+
+def special_values(**settings):
+    """float16 weights that arithmetic would change: NaNs with payloads, -0.0, subnormals. The step is skipped."""
+    bits = np.array([0x7D01, 0x7E01, 0xFE55, 0x8000, 0x0001, 0x83FF, 0x7C00, 0x3C01], np.uint16)
+    weight = Parameter(Tensor(bits.view(np.float16)), name="weight")
+    optimizer = optimizer_for([weight], skip_nonfinite=True, **settings)
+    for _ in range(2):
+        optimizer((Tensor(np.full(bits.shape, np.inf, np.float16)),))
+    return {"before": bits, "after": weight.asnumpy().view(np.uint16)}
+
+
+def resume(folder, dtypes=FLOAT32, **settings):
+    """Two steps, a checkpoint, a new net and optimizer that load it, two more steps."""
+    file = os.path.join(folder, f"resume_{os.getpid()}.ckpt")
+    training = new_training(dtypes, **settings)
+    for step in range(2):
+        training(*inputs_of_step(step, dtypes))
+    ms.save_checkpoint(training, file)
+    training = new_training(dtypes, **settings)
+    missing = ms.load_param_into_net(training, ms.load_checkpoint(file), strict_load=True)
+    assert missing == ([], []), missing
+    for step in range(2, 4):
+        training(*inputs_of_step(step, dtypes))
+    return values(training)
+
+
+class TwoOptimizers(nn.Cell):
+    """Each optimizer updates every other parameter."""
+
+    def __init__(self, net, optimizers):
+        super().__init__(auto_prefix=False)
+        self.net, self.even, self.odd = net, *optimizers
+        self.weights = ms.ParameterTuple(net.trainable_params())
+        self.gradient = ops.GradOperation(get_by_list=True)
+
+    def construct(self, *inputs):
+        gradients = self.gradient(self.net, self.weights)(*inputs)
+        even = self.even(gradients[0::2])
+        odd = self.odd(gradients[1::2])
+        return even[0] and odd[0]
+
+
+def two_optimizers(dtypes=FLOAT32, **settings):
+    net = Residuals([_dtype(dtype) for dtype in dtypes])
+    parameters = net.trainable_params()
+    optimizers = [optimizer_for(parameters[i::2], **settings) for i in range(2)]
+    training = TwoOptimizers(net, optimizers)
+    for step in range(4):
+        training(*inputs_of_step(step, dtypes))
+    result = values(net)
+    for i, optimizer in enumerate(optimizers):
+        result |= {f"{i}.{name}": value for name, value in values(optimizer).items()}
+    return result
+
+
+class Accumulating(nn.Cell):
+    """Adds the gradients of two batches up on the device before the optimizer gets them."""
+
+    def __init__(self, net, optimizer):
+        super().__init__(auto_prefix=False)
+        self.net, self.optimizer = net, optimizer
+        self.weights = optimizer.parameters
+        self.gradient = ops.GradOperation(get_by_list=True)
+        self.sums = self.weights.clone("sum", init="zeros")
+        self.add, self.assign, self.map_ = ops.AssignAdd(), ops.Assign(), ops.composite.Map()
+        self.zeros = tuple(Tensor(np.zeros(w.shape, np.float32)) for w in self.weights)
+
+    def construct(self, last, *inputs):
+        gradients = self.gradient(self.net, self.weights)(*inputs)
+        added = self.map_(self.add, self.sums, gradients)
+        if last:
+            updated = self.optimizer(ops.depend(self.sums, added))
+            added = self.map_(self.assign, ops.depend(self.sums, updated), self.zeros)
+        return ops.depend(True, added)
+
+
+def accumulation(**settings):
+    net = Residuals([ms.float32] * len(SHAPES))
+    training = Accumulating(net, optimizer_for(net.trainable_params(), **settings))
+    for step in range(6):
+        training(step % 2 == 1, *inputs_of_step(step, FLOAT32))
+    return values(training)
+
+
+def model_train(**settings):
+    """`Model.train` over a dataset. Matrix products round in another order, so results are only close."""
+    net = MatrixNet()
+    optimizer = optimizer_for(net.trainable_params(), **settings)
+    random = np.random.default_rng(5)
+    x = random.standard_normal((24, 6)).astype(np.float32)
+    y = random.standard_normal((24, 2)).astype(np.float32)
+    dataset = ms.dataset.NumpySlicesDataset((x, y), ["x", "y"], shuffle=False).batch(8)
+    ms.Model(net, optimizer=optimizer).train(2, dataset, dataset_sink_mode=False)
+    return values(net, optimizer)
+
+
+def pynative(dtypes=FLOAT32, **settings):
+    """The optimizer is called in PyNative mode, where its step is a graph of its own."""
+    net = Residuals([_dtype(dtype) for dtype in dtypes])
+    optimizer = optimizer_for(net.trainable_params(), **settings)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        for step in range(4):
+            optimizer(tuple(x * x for x in inputs_of_step(step, dtypes)))
+        return values(net, optimizer)
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+
+
+class Failing(TrainingCell):
+    """A training step that raises between gradients and update if `index` is not 0."""
+
+    def __init__(self, net, optimizer):
+        super().__init__(net, optimizer)
+        self.gather = ops.Gather().set_device("CPU")
+        self.table, self.axis = Tensor(np.zeros(1, np.float32)), 0
+
+    def construct(self, index, *inputs):
+        gradients = self.gradient(self.net, self.weights)(*inputs)
+        return self.optimizer(ops.depend(gradients, self.gather(self.table, index, self.axis)))
+
+
+def exception_in_a_step(**settings):
+    """A step that raises while it runs leaves no trace."""
+    net = Residuals([ms.float32] * len(SHAPES))
+    training = Failing(net, optimizer_for(net.trainable_params(), **settings))
+    index = [Tensor([value], ms.int32) for value in (0, 7)]
+    for step in range(2):
+        training(index[0], *inputs_of_step(step, FLOAT32))
+    raised = False
+    try:
+        training(index[1], *inputs_of_step(2, FLOAT32))
+        values(training)
+    except (ValueError, RuntimeError, IndexError):
+        raised = True
+    for step in range(2, 4):
+        training(index[0], *inputs_of_step(step, FLOAT32))
+    return {"raised": np.array(raised), **values(training)}
+
+
+def _dtype(name):
+    return getattr(ms, name)
