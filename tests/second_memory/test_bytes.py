@@ -20,18 +20,7 @@ CASES = {
     "stock-float32": (STOCK, FLOAT32),
     "stock-decay-clip-float16": (STOCK | DECAY | CLIP, FLOAT16),
 }
-
-
-def known_fault(settings, dtypes, regime):
-    """The reason why a step copies more today; None if it doesn't."""
-    stock = settings["host_kernel"] == "stock"
-    if stock and "2threads" in regime:
-        return "stock: MindSpore moves the update of a parameter between host and device"
-    if "float16" in dtypes and not stock:
-        return "the host copy of a 16-bit parameter is refreshed after every write"
-    if "1thread" in regime and "max_grad_norm" not in settings:
-        return "float32 parameters get a host copy, because the host advances the step after they are loaded"
-    return None
+STOCK_MOVES = "stock: MindSpore moves the update of a parameter between host and device"
 
 
 def documented(settings, dtypes):
@@ -59,9 +48,8 @@ def documented(settings, dtypes):
 @pytest.mark.every_regime
 @pytest.mark.parametrize(("settings", "dtypes"), CASES.values(), ids=CASES)
 def test_a_step_copies_what_is_documented(settings, dtypes, gpu, regime, request):
-    reason = known_fault(settings, dtypes, regime)
-    if reason:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    if settings["host_kernel"] == "stock" and "2threads" in regime:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=STOCK_MOVES))
     copies, reported = gpu.run("copies_of_a_step", dtypes=dtypes, **settings)
     expected = documented(settings, dtypes)
     assert expected == {way: Counter(n for w, n in copies if w == way and n > SMALL) for way in expected}
