@@ -37,13 +37,14 @@ class GuardedAttributes(nn.Optimizer):
         Raises:
             ValueError: If one has the name of an attribute or of a state.
         """
+        of_net = {id(parameter) for parameter in self.parameters}
         attributes, ordered, done = list(self._params.items()), {}, 0
         for position, parameter in self.__dict__.pop("_waiting"):
             ordered.update(attributes[done:position])
             done = position
             if ordered.get(parameter.name) is parameter:
                 continue
-            if parameter.name in ordered or hasattr(self, parameter.name):
+            if parameter.name in ordered or (id(parameter) in of_net and hasattr(self, parameter.name)):
                 raise ValueError(
                     f"For '{self.cls_name}', the parameter '{parameter.name}' must not have the name of an attribute "
                     f"or a state of the optimizer; rename it, for example to 'net.{parameter.name}'."

@@ -182,10 +182,10 @@ def device(cls_name, checked, is_stock):
             f"For '{cls_name}', parameters on a GPU must be of dtype float32 or float16, but got bfloat16, for which "
             f"MindSpore has neither Assign nor Cast there; use float16."
         )
-    if target != "CPU" and is_stock and dtypes != {mstype.float32}:
-        raise TypeError(
-            f"For '{cls_name}', the stock host operation needs float32 parameters on {target}, but got others: "
-            f"MindSpore does not keep the order of its operations on their masters; use host_kernel='native'."
+    if target != "CPU" and is_stock:
+        raise RuntimeError(
+            f"For '{cls_name}', the stock host operation needs the device target 'CPU', but it is '{target}', where "
+            f"MindSpore does not keep the order of its operations; use host_kernel='native', 'doctor' shows its state."
         )
 
 

@@ -66,13 +66,18 @@ def draw_rate(random):
     return [float(rate) for rate in rates] if random.integers(2) else float(rates[0])
 
 
-def draw_groups(random, parameters):
+def draw_groups(random, parameters, common_rate):
     """Returns groups, and the rate and the decay of each parameter, by its name."""
     bounds = sorted({0, len(parameters), *random.integers(0, len(parameters) + 1, size=2)})
     groups, of_parameter = [], {}
     for start, stop in zip(bounds, bounds[1:]):
         rate, decay = draw_rate(random), float(random.choice([0.0, 0.01, 0.3]))
-        groups.append({"params": parameters[start:stop], "lr": rate, "weight_decay": decay})
+        group = {"params": parameters[start:stop], "weight_decay": decay}
+        if random.integers(3):
+            group["lr"] = rate
+        else:
+            rate = common_rate
+        groups.append(group)
         of_parameter.update({parameter.name: (rate, decay) for parameter in parameters[start:stop]})
     return groups, of_parameter
 
@@ -84,10 +89,12 @@ def float64(tensor):
 def test_agrees_with_float64(seed):
     random = np.random.default_rng(seed)
     settings, parameters = draw_settings(random), draw_parameters(random)
-    groups, of_parameter = draw_groups(random, parameters)
+    common_rate = draw_rate(random)
+    groups, of_parameter = draw_groups(random, parameters, common_rate)
     optimizer_class, oracle_class = [(AdamOffload, AdamInGroup), (AdamWOffload, AdamWInGroup)][random.integers(2)]
     optimizer = optimizer_class(
         groups,
+        common_rate,
         **settings,
         host_kernel=str(random.choice(["native", "stock"])),
         writeback=str(random.choice(["in_place", "assign"])),

@@ -76,13 +76,15 @@ class _UpdateInPlace(_Update):
 
     def construct(self, row, gradient):
         gradient = self.prepared(row, gradient, self.parameter)
-        before = self.copy(self.parameter) if self.features.skip else None
+        if self.features.skip:
+            weight = self.copy(self.parameter)
+            if self.decouples:
+                weight = self.sub(weight, self.mul(weight, row[DECOUPLED_DECAY]))
+            updated = self.adam(weight, self.moment1, self.moment2, gradient, row)
+            return self.assign(self.parameter, self.unless_skipped(row, updated, self.parameter))
         if self.decouples:
             self.subtract(self.parameter, self.mul(self.parameter, row[DECOUPLED_DECAY]))
-        updated = self.adam(self.parameter, self.moment1, self.moment2, gradient, row)
-        if self.features.skip:
-            return self.assign(self.parameter, self.unless_skipped(row, self.parameter, before))
-        return updated
+        return self.adam(self.parameter, self.moment1, self.moment2, gradient, row)
 
 
 class _UpdateByDifference(_Update):
@@ -158,12 +160,15 @@ class _Adam(nn.Cell):
         self.no_power = Tensor(0.0, mstype.float32)
 
     def construct(self, weight, moment1, moment2, gradient, row):
-        """Returns the updated `weight`. After a skipped step, the moments have the bits that they had before."""
-        before = (self.copy(moment1), self.copy(moment2)) if self.skip else None
+        """Returns the updated `weight`.
+
+        If steps may be skipped, Adam writes copies of the moments: after a skipped step, these keep their bits.
+        """
+        written1, written2 = (self.copy(moment1), self.copy(moment2)) if self.skip else (moment1, moment2)
         launched = self.adam(
             weight,
-            moment1,
-            moment2,
+            written1,
+            written2,
             self.no_power,
             self.no_power,
             row[LEARNING_RATE],
@@ -174,9 +179,8 @@ class _Adam(nn.Cell):
         )
         if self.skip:
             is_skipped = self.greater(row[SKIP], 0)
-            restored1 = self.assign(moment1, self.select(is_skipped, before[0], moment1))
-            restored2 = self.assign(moment2, self.select(is_skipped, before[1], moment2))
-            launched = F.depend(launched, (restored1, restored2))
+            self.assign(moment1, self.select(is_skipped, moment1, F.depend(written1, launched)))
+            self.assign(moment2, self.select(is_skipped, moment2, F.depend(written2, launched)))
         return F.depend(weight, launched)
 
 

@@ -7,20 +7,18 @@ import pytest
 from nets import SHAPES, SMALL
 from scenarios import FLOAT16, FLOAT32, MIXED
 
-NATIVE, STOCK = {"host_kernel": "native"}, {"host_kernel": "stock"}
+NATIVE = {"host_kernel": "native"}
 ADAMW, DECAY, CLIP = {"cls": "AdamWOffload"}, {"weight_decay": 0.1}, {"max_grad_norm": 0.5}
 
 CASES = {
-    "native-float32": (NATIVE, FLOAT32),
-    "native-float16": (NATIVE, FLOAT16),
-    "native-decay-clip-float32": (NATIVE | DECAY | CLIP, FLOAT32),
-    "native-AdamW-scale-mixed": (NATIVE | ADAMW | {"loss_scale": "dynamic"}, MIXED),
-    "native-small-mixed": (NATIVE | {"min_offload_size": 200}, MIXED),
-    "native-skip-groups-float16": (NATIVE | {"skip_nonfinite": True, "groups": True}, FLOAT16),
-    "stock-float32": (STOCK, FLOAT32),
-    "stock-decay-clip-float16": (STOCK | DECAY | CLIP, FLOAT16),
+    "float32": (NATIVE, FLOAT32),
+    "float16": (NATIVE, FLOAT16),
+    "decay-clip-float32": (NATIVE | DECAY | CLIP, FLOAT32),
+    "AdamW-scale-mixed": (NATIVE | ADAMW | {"loss_scale": "dynamic"}, MIXED),
+    "small-mixed": (NATIVE | {"min_offload_size": 200}, MIXED),
+    "skip-groups-float16": (NATIVE | {"skip_nonfinite": True, "groups": True}, FLOAT16),
+    "decay-clip-float16": (NATIVE | DECAY | CLIP, FLOAT16),
 }
-STOCK_MOVES = "stock: MindSpore moves the update of a parameter between host and device"
 
 
 def documented(settings, dtypes):
@@ -47,9 +45,7 @@ def documented(settings, dtypes):
 
 @pytest.mark.every_regime
 @pytest.mark.parametrize(("settings", "dtypes"), CASES.values(), ids=CASES)
-def test_a_step_copies_what_is_documented(settings, dtypes, gpu, regime, request):
-    if settings["host_kernel"] == "stock" and "2threads" in regime:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=STOCK_MOVES))
+def test_a_step_copies_what_is_documented(settings, dtypes, gpu):
     copies, reported = gpu.run("copies_of_a_step", dtypes=dtypes, **settings)
     expected = documented(settings, dtypes)
     assert expected == {way: Counter(n for w, n in copies if w == way and n > SMALL) for way in expected}
