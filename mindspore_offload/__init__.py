@@ -28,11 +28,11 @@ _MODULES = {
 __all__ = ["AdamOffload", "AdamWOffload", "__version__", "convert_adam_weight_decay", "estimate", "placement_report"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -1,8 +1,12 @@
 """The optimizer cell: its arguments, and the order of a step."""
 
+from collections.abc import Iterable
+from typing import Any, NoReturn, Optional, Union
+
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, context, jit
+from mindspore import Parameter, ParameterTuple, Tensor, context, jit, nn
 from mindspore import dtype as mstype
+from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from mindspore.ops import functional as F
 
 from mindspore_offload import checks, host, states, update
@@ -156,23 +160,23 @@ class AdamOffload(GuardedAttributes):
     @checks.explains_keywords
     def __init__(
         self,
-        params,
-        learning_rate=1e-3,
-        beta1=0.9,
-        beta2=0.999,
-        eps=1e-8,
-        use_locking=False,
-        use_nesterov=False,
-        weight_decay=0.0,
-        loss_scale=1.0,
+        params: Union[Iterable[Parameter], Iterable[dict[str, Any]]],
+        learning_rate: Union[float, Tensor, Iterable[float], LearningRateSchedule] = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        use_locking: bool = False,
+        use_nesterov: bool = False,
+        weight_decay: Union[float, nn.Cell] = 0.0,
+        loss_scale: Union[float, Parameter] = 1.0,
         *,
-        host_kernel="auto",
-        writeback="auto",
-        max_grad_norm=None,
-        skip_nonfinite=False,
-        min_offload_size=0,
-        moment_dtype=mstype.float32,
-    ):
+        host_kernel: str = "auto",
+        writeback: str = "auto",
+        max_grad_norm: Optional[float] = None,
+        skip_nonfinite: bool = False,
+        min_offload_size: int = 0,
+        moment_dtype: mstype.Type = mstype.float32,
+    ) -> None:
         params, learning_rate = checks.with_lists(params), checks.with_lists(learning_rate)
         is_dynamic = isinstance(loss_scale, Parameter)
         checks.loss_scale(type(self).__name__, loss_scale)
@@ -219,16 +223,16 @@ class AdamOffload(GuardedAttributes):
         self._successes = (True,) * (len(self.parameters) - 1)
         self.finish_attributes()
 
-    def is_compiled(self):
+    def is_compiled(self) -> bool:
         return self._check_gradients.has_run
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise TypeError(
             f"For '{self.cls_name}', a deep copy is not possible, because it would update parameters that no net has; "
             f"copy the net, make a new optimizer for it, and load the states with mindspore.load_param_into_net."
         )
 
-    def __call__(self, gradients):
+    def __call__(self, gradients: tuple[Tensor, ...]) -> tuple[bool, ...]:
         # MindSpore notices new memory of a Parameter, as `set_data` gives it, before it runs a Cell, but not before it
         # runs a function of `jit`, which `construct` is in PyNative mode. (Before 2.9 it also wants a Parameter among
         # the inputs.) The gradients are separate inputs, because MindSpore takes quadratic time to hand over a tuple.
@@ -239,7 +243,7 @@ class AdamOffload(GuardedAttributes):
         return super().__call__(*inputs)
 
     @jit(backend="ms_backend")
-    def construct(self, gradients, *separate_gradients):
+    def construct(self, gradients, *separate_gradients):  # type: ignore[no-untyped-def]
         if separate_gradients:
             gradients = separate_gradients
         self._check_gradients(self.parameters, gradients)
@@ -267,7 +271,7 @@ class AdamOffload(GuardedAttributes):
         return (F.depend(True, updated), *self._successes)
 
 
-def _apart_from_parameters(gradient):
+def _apart_from_parameters(gradient):  # type: ignore[no-untyped-def]
     """Copies a gradient that is a Parameter itself, because an update may write that before it is read."""
     if not isinstance(gradient, Parameter):
         return gradient
@@ -275,13 +279,13 @@ def _apart_from_parameters(gradient):
     return writebacks.device_copy(gradient) if is_float32 else F.cast(gradient, mstype.float32)
 
 
-def _fresh_rate(rate):
+def _fresh_rate(rate):  # type: ignore[no-untyped-def]
     return writebacks.device_copy(rate) if isinstance(rate, Tensor) else rate
 
 
-def _pick(values, i):
+def _pick(values, i):  # type: ignore[no-untyped-def]
     return values[i]
 
 
-def _update(coefficients, gradients, update):
+def _update(coefficients, gradients, update):  # type: ignore[no-untyped-def]
     return update(coefficients, gradients)

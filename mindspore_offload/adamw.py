@@ -1,6 +1,11 @@
 """The optimizer cell with decoupled weight decay."""
 
+from collections.abc import Iterable
+from typing import Any, Optional, Union
+
+from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
+from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindspore_offload import checks
 from mindspore_offload.adam import AdamOffload
@@ -80,23 +85,23 @@ class AdamWOffload(AdamOffload):
     @checks.explains_keywords
     def __init__(
         self,
-        params,
-        learning_rate=1e-3,
-        beta1=0.9,
-        beta2=0.999,
-        eps=1e-8,
-        use_locking=False,
-        use_nesterov=False,
-        weight_decay=0.01,
-        loss_scale=1.0,
+        params: Union[Iterable[Parameter], Iterable[dict[str, Any]]],
+        learning_rate: Union[float, Tensor, Iterable[float], LearningRateSchedule] = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        use_locking: bool = False,
+        use_nesterov: bool = False,
+        weight_decay: Union[float, nn.Cell] = 0.01,
+        loss_scale: Union[float, Parameter] = 1.0,
         *,
-        host_kernel="auto",
-        writeback="auto",
-        max_grad_norm=None,
-        skip_nonfinite=False,
-        min_offload_size=0,
-        moment_dtype=mstype.float32,
-    ):
+        host_kernel: str = "auto",
+        writeback: str = "auto",
+        max_grad_norm: Optional[float] = None,
+        skip_nonfinite: bool = False,
+        min_offload_size: int = 0,
+        moment_dtype: mstype.Type = mstype.float32,
+    ) -> None:
         super().__init__(
             params,
             learning_rate,

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterable
+from typing import Callable, TypeVar, cast
 
 import numpy as np
 from mindspore import Parameter, Tensor, context, ops
@@ -23,7 +24,10 @@ FOREIGN_KEYWORDS = {
 }
 
 
-def explains_keywords(init):
+_Constructor = TypeVar("_Constructor", bound=Callable[..., None])
+
+
+def explains_keywords(init: _Constructor) -> _Constructor:
     """Decorates a constructor: keywords of other optimizers are refused with what to write instead."""
 
     @functools.wraps(init)
@@ -34,7 +38,7 @@ def explains_keywords(init):
             )
         init(self, *args, **kwargs)
 
-    return checked_init
+    return cast(_Constructor, checked_init)
 
 
 def with_lists(value):

@@ -5,10 +5,12 @@ This is the only module that imports private parts of MindSpore.
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
-from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
+from mindspore import Tensor, nn
+from mindspore.train.mind_ir_pb2 import ModelProto, NodeProto, PrimitiveProto, TensorProto
 
 try:
     from mindspore.graph.api import _cell_graph_executor
@@ -52,13 +54,13 @@ class PlacementReport:
         to_device_bytes (int): Bytes that a step moves from the host to the device.
     """
 
-    operations: tuple
+    operations: tuple[Operation, ...]
     parameters: int
-    state_bytes: dict
+    state_bytes: dict[str, dict[str, int]]
     to_host_bytes: int
     to_device_bytes: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{'operation':32}{'placed on':>10}{'launches':>10}"]
         counted = sorted(Counter(self.operations).items(), key=lambda item: (item[0].place, item[0].name))
         lines += [f"{name:32}{place:>10}{count:10}" for (name, place), count in counted]
@@ -73,7 +75,7 @@ class PlacementReport:
         return "\n".join(lines)
 
 
-def placement_report(train_cell, *inputs):
+def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
     """Compiles a training cell, and reports where the operations and the states of its optimizer are.
 
     The device is what the device target says. With the CPU as the target, host and device share their memory; the
@@ -98,7 +100,7 @@ def placement_report(train_cell, *inputs):
     updated = {parameter.name for parameter in optimizer.parameters}
     states = {p.name: p.nbytes for p in optimizer.get_parameters() if p.name not in updated}
     graph = _Graph(_compile(train_cell, inputs), states)
-    state_bytes = {"host": {}, "device": {}}
+    state_bytes: dict[str, dict[str, int]] = {"host": {}, "device": {}}
     for name, size in states.items():
         state_bytes[graph.place_of(name)][name] = size
     to_host, to_device = graph.traffic()
@@ -111,7 +113,7 @@ def placement_report(train_cell, *inputs):
     )
 
 
-def _compile(cell, inputs):
+def _compile(cell: nn.Cell, inputs: tuple[Tensor, ...]) -> ModelProto:
     """The compiled graph of a cell, as MindSpore's own protocol buffer."""
     cell.compile(*inputs)
     phase, _ = _cell_graph_executor.compile(cell, *inputs, phase="train")
@@ -125,7 +127,7 @@ class _Node:
     name: str
     place: str
     scope: str
-    inputs: tuple
+    inputs: tuple[str, ...]
 
 
 class _Graph:
@@ -135,13 +137,13 @@ class _Graph:
     that MindSpore inlines loses its scope) or uses one of its `states`, such as the copies that MindSpore inserts.
     """
 
-    def __init__(self, model, states):
+    def __init__(self, model: ModelProto, states: Container[str]) -> None:
         primitives = {primitive.name: primitive for primitive in model.primitives}
         self.parameters = {parameter.name for parameter in model.graph.parameter}
         self._sizes = {parameter.name: _bytes_of(parameter) for parameter in model.graph.parameter}
-        self._places = {}  # of each value that an operation makes
-        self._groups = {}  # of what only groups or passes on values: what it groups
-        nodes = []
+        self._places: dict[str, Optional[str]] = {}  # of each value that an operation makes
+        self._groups: dict[str, Iterable[str]] = {}  # of what only groups or passes on values: what it groups
+        nodes: list[_Node] = []
         for graph in (model.graph, *model.functions):
             for node in graph.node:
                 nodes += self._read(node, primitives)
@@ -154,7 +156,7 @@ class _Graph:
             if "/optimizer-" in node.scope or node.place == "host" or any(_last(value) in states for value in values):
                 self.step.append(node)
 
-    def _read(self, node, primitives):
+    def _read(self, node: NodeProto, primitives: dict[str, PrimitiveProto]) -> Iterator[_Node]:
         """Notes the value of a node, and yields the node if it is an operation."""
         reference = node.op_type.removeprefix("REF::")
         name = reference.split(":")[0]
@@ -168,26 +170,27 @@ class _Graph:
             self._places[value] = self._places.get(node.input[0])
         elif name not in _NO_OPERATION:
             primitive = primitives.get(reference)
-            self._places[value] = "host" if _attribute(primitive, "primitive_target") == "CPU" else "device"
+            place = "host" if _attribute(primitive, "primitive_target") == "CPU" else "device"
+            self._places[value] = place
             if name == "Custom":
                 path_and_function = _attribute(primitive, "func_name")
                 name = f"Custom {path_and_function.rpartition(':')[2]}"
-            yield _Node(name, self._places[value], node.domain, tuple(node.input))
+            yield _Node(name, place, node.domain, tuple(node.input))
 
-    def _values(self, name):
+    def _values(self, name: str) -> set[str]:
         """The values behind an input, through what groups or passes them on."""
         if name not in self._groups:
             return {name}
         return set().union(*(self._values(inner) for inner in self._groups[name]))
 
-    def place_of(self, state):
+    def place_of(self, state: str) -> str:
         """Of the state of this name: the host, if nothing on the device uses it."""
-        return self._place_of_parameter(next((p for p in self.parameters if _last(p) == state), None))
+        return next((self._place_of_parameter(p) for p in self.parameters if _last(p) == state), "host")
 
-    def _place_of_parameter(self, parameter):
+    def _place_of_parameter(self, parameter: str) -> str:
         return "device" if any(node.place == "device" for node in self._users[parameter]) else "host"
 
-    def traffic(self):
+    def traffic(self) -> tuple[int, int]:
         """Bytes that the optimizer step moves to the host and to the device. A value moves once each way."""
         moved = {"host": 0, "device": 0}
         of_step = set(map(id, self.step))
@@ -200,16 +203,16 @@ class _Graph:
         return moved["host"], moved["device"]
 
 
-def _attribute(primitive, name):
-    """A text attribute of a primitive; None without it, or for a call of another graph, which has no primitive."""
+def _attribute(primitive: Optional[PrimitiveProto], name: str) -> str:
+    """A text attribute of a primitive; empty without it, or for a call of another graph, which has no primitive."""
     found = [attribute.s for attribute in primitive.attribute if attribute.name == name] if primitive else []
-    return (found[0].decode() if isinstance(found[0], bytes) else found[0]) if found else None
+    return (found[0].decode() if isinstance(found[0], bytes) else found[0]) if found else ""
 
 
-def _bytes_of(tensor):
+def _bytes_of(tensor: TensorProto) -> int:
     return math.prod(tensor.dims) * _BYTES.get(tensor.data_type, 0)
 
 
-def _last(value):
+def _last(value: str) -> str:
     """A value is named after its graph and, behind a colon, itself."""
     return value.split(":", 1)[-1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MOMENTS, MASTER = 8, 4  # bytes per element, float32
@@ -48,28 +48,28 @@ class Footprint:
     seconds: Optional[float] = None
 
     @property
-    def device(self):
+    def device(self) -> int:
         """All bytes on the device."""
         return self.device_weights + self.device_gradients + self.device_states
 
     @property
-    def host(self):
+    def host(self) -> int:
         """All bytes on the host."""
         return self.host_states + self.host_others
 
 
 def estimate(
-    parameters,
-    dtype=None,
+    parameters: Union[float, Iterable[Any]],
+    dtype: Optional[str] = None,
     *,
-    writeback="assign",
-    max_grad_norm=None,
-    skip_nonfinite=False,
-    min_offload_size=0,
-    devices=1,
-    link_gb_s=None,
-    host_gb_s=None,
-):
+    writeback: str = "assign",
+    max_grad_norm: Optional[float] = None,
+    skip_nonfinite: bool = False,
+    min_offload_size: int = 0,
+    devices: int = 1,
+    link_gb_s: Optional[float] = None,
+    host_gb_s: Optional[float] = None,
+) -> tuple[Footprint, ...]:
     """Estimates the bytes and the time of an update for this package and for Adam elsewhere.
 
     The others are `mindspore.nn.AdamOffload`, `mindspore.nn.Adam`, and an Adam on the device that keeps float32 moments
@@ -149,7 +149,7 @@ def estimate(
     return footprints
 
 
-def _sizes(parameters, dtype):
+def _sizes(parameters: Union[float, Iterable[Any]], dtype: Optional[str]) -> list[Size]:
     """Returns the parameters as Sizes, of `dtype` if it is given."""
     if dtype is not None and dtype not in BYTES:
         raise TypeError(
@@ -177,7 +177,7 @@ def _sizes(parameters, dtype):
     return sizes
 
 
-def _offloaded(name, sizes, min_offload_size=0, gradients_wait=False):
+def _offloaded(name: str, sizes: list[Size], min_offload_size: int = 0, gradients_wait: bool = False) -> Footprint:
     """Returns the footprint of states on the host.
 
     The gradient and the result cross the link. A 16-bit parameter crosses it too: it may have been changed outside the
@@ -207,19 +207,19 @@ def _offloaded(name, sizes, min_offload_size=0, gradients_wait=False):
     return total
 
 
-def _on_device(name, sizes, has_masters=False):
+def _on_device(name: str, sizes: list[Size], has_masters: bool = False) -> Footprint:
     """Returns the footprint of states on the device: moments in the dtype of the parameter, or float32 with masters."""
     own = sum(BYTES[size.dtype] * size.size for size in sizes)
     states = sum(_state_bytes(size) for size in sizes) if has_masters else 2 * own
     return Footprint(name, device_weights=own, device_gradients=own, device_states=states)
 
 
-def _state_bytes(size):
+def _state_bytes(size: Size) -> int:
     """Returns the bytes of float32 moments, and of the float32 master of a 16-bit parameter."""
     return (MOMENTS + (0 if size.dtype == "float32" else MASTER)) * size.size
 
 
-def _move_to_host(footprint):
+def _move_to_host(footprint: Footprint) -> None:
     """Adapts a footprint to the CPU as the device: all of it is in host memory, and nothing crosses a link.
 
     A gradient that waits for the norm is read twice.
@@ -232,9 +232,11 @@ def _move_to_host(footprint):
     footprint.host_traffic = 2 * states + 2 * weights + gradients + read_before
 
 
-def _seconds(footprint, devices, link_gb_s, host_gb_s):
+def _seconds(
+    footprint: Footprint, devices: int, link_gb_s: Optional[float], host_gb_s: Optional[float]
+) -> Optional[float]:
     crossing = footprint.to_host + footprint.to_device
     if not footprint.host_traffic or not host_gb_s or (crossing and not link_gb_s):
         return None
-    link = crossing / link_gb_s if crossing else 0
+    link = crossing / link_gb_s if link_gb_s else 0
     return (link + footprint.host_traffic * devices / host_gb_s) / 1e9

@@ -9,7 +9,9 @@ from mindspore import dtype as mstype
 _NAMES = {"adam_m": "moment1", "adam_v": "moment2"}
 
 
-def convert_adam_weight_decay(parameter_dict, beta1=0.9, beta2=0.999):
+def convert_adam_weight_decay(
+    parameter_dict: dict[str, Parameter], beta1: float = 0.9, beta2: float = 0.999
+) -> dict[str, Parameter]:
     """Converts a checkpoint of `mindspore.nn.AdamWeightDecay` into one that `AdamWOffload` loads.
 
     Both optimizers have the same moments, under different names. `nn.AdamWeightDecay` does not correct their bias, so
@@ -83,7 +85,7 @@ def convert_adam_weight_decay(parameter_dict, beta1=0.9, beta2=0.999):
     return converted
 
 
-def _step_count(global_step):
+def _step_count(global_step: Parameter) -> int:
     values = global_step.asnumpy()
     if values.size != 1 or values.dtype.kind not in "iu" or values.item() < 0:
         raise ValueError(
