@@ -151,7 +151,8 @@ build/harness: $(HARNESS) $(CPP)
 kernel: build/harness
 	@$(call needs,clang++,install clang); set -ex; \
 	clang++ $(FLAGS) -o build/harness-clang $(HARNESS); \
-	build/harness-clang | diff build/harness.digest -
+	build/harness-clang > build/harness-clang.digest; \
+	diff build/harness.digest build/harness-clang.digest
 
 sanitize:
 	mkdir -p build
@@ -164,7 +165,8 @@ aarch64: build/harness
 	@$(call needs,aarch64-linux-gnu-g++,install g++-aarch64-linux-gnu); \
 	$(call needs,qemu-aarch64,install qemu-user); set -ex; \
 	aarch64-linux-gnu-g++ $(FLAGS) -static -o build/harness-aarch64 $(HARNESS); \
-	qemu-aarch64 build/harness-aarch64 | diff build/harness.digest -
+	qemu-aarch64 build/harness-aarch64 > build/harness-aarch64.digest; \
+	diff build/harness.digest build/harness-aarch64.digest
 
 fuzz: $(VENV)/stamp
 	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_campaign.py --hypothesis-profile=campaign
