@@ -107,7 +107,8 @@ test-oldest: dist $(OLDEST)/stamp
 	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*_$(shell uname -m).whl
 	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. $(PARALLEL) test_contract.py test_checkpoint.py \
 	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py test_adamw.py test_clipping.py \
-	    test_min_offload_size.py \
+	    test_min_offload_size.py test_states.py test_attributes.py test_names.py test_results.py test_outside_writes.py \
+	    test_shared_gradients.py test_moments.py \
 	    --deselect tests/test_placement.py::test_the_documentation_shows_what_the_command_prints
 
 test-peers: $(VENV)/stamp
