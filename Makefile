@@ -115,6 +115,12 @@ test-peers: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
 
+# The headers of CUDA come from the package index. One process at a time: each test shares its MindSpore with others.
+second-memory: $(VENV)/stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[second-memory]'
+	$(BIN)/python tests/second_memory/build.py build/second_memory
+	$(BIN)/python -m pytest tests/second_memory
+
 SCHEMA := $(BIN)/check-jsonschema --builtin-schema
 
 lint: $(VENV)/stamp
