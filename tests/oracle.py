@@ -60,6 +60,11 @@ class Oracle:
                 direction = self.beta1 * self.moment1[i] + self.rest1 * gradient
             self.weights[i] = self.updated(self.weights[i], direction, self.moment2[i])
 
+    @property
+    def moment_units(self):
+        """The units in the last place that a moment may be off."""
+        return MOMENT_UNITS if self.max_grad_norm is None else CLIPPED_MOMENT_UNITS
+
     def clip_factors(self, gradients):
         """Returns a factor for each gradient; together they bound the global norm."""
         factor = 1.0
@@ -214,7 +219,7 @@ MOMENT_UNITS, CLIPPED_MOMENT_UNITS = 4, 8
 
 def assert_agrees(oracle, weights, moment1, moment2):
     """Compares element by element: weights to 1e-6, relative above 1; moments to a few units in the last place."""
-    units = MOMENT_UNITS if oracle.max_grad_norm is None else CLIPPED_MOMENT_UNITS
+    units = oracle.moment_units
     for i, expected in enumerate(oracle.weights):
         _assert_within(f"weight {i}", weights[i], expected, 1e-6 * np.maximum(1, np.abs(expected)))
         _assert_within(f"moment1 {i}", moment1[i], oracle.moment1[i], units * _unit(oracle.reach1[i]))
