@@ -103,6 +103,11 @@ class AdamOffload(GuardedAttributes):
         min_offload_size (int): Parameters with fewer elements are updated on the device, by the operation of `nn.Adam`,
             and keep their states there, because thousands of small transfers would take longer. Default: ``0`` , all
             parameters are offloaded.
+        moment_dtype (mindspore.dtype): The dtype of the moments, ``mindspore.float32`` or ``mindspore.bfloat16``.
+            bfloat16 halves their memory, to 4 bytes a parameter. They are rounded stochastically, so that they keep
+            their mean; the random bits depend only on the step, the name of the parameter and the element. Needs the
+            native host operation. Parameters below `min_offload_size` keep float32 moments. Default:
+            ``mindspore.float32`` .
 
     With `max_grad_norm` or `skip_nonfinite`, the state `global_norm`, of shape (1,) and dtype float32, has the norm of
     the last step. The host measures it, which needs one more pass over the gradients.
@@ -131,10 +136,13 @@ class AdamOffload(GuardedAttributes):
         ValueError: If `max_grad_norm` is not greater than 0 and finite in float32.
         ValueError: If `min_offload_size` is less than 0.
         ValueError: If `host_kernel` or `writeback` is unknown.
+        ValueError: If `moment_dtype` is neither float32 nor bfloat16, or is bfloat16 while `host_kernel` is
+            ``"stock"``.
         ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
         ValueError: If a gradient has another shape than its parameter.
-        RuntimeError: If `host_kernel` is ``"native"`` and the native library can't be used; the message says why.
+        RuntimeError: If `host_kernel` is ``"native"`` or `moment_dtype` is bfloat16, and the native library can't be
+            used; the message says why.
         RuntimeError: If a gradient is row-sparse.
         RuntimeError: If `gradients` is not a tuple with one gradient for each parameter.
 

@@ -54,6 +54,7 @@ class AdamWOffload(AdamOffload):
         max_grad_norm (Union[float, int, None]): As in `AdamOffload`. Default: ``None`` .
         skip_nonfinite (bool): As in `AdamOffload`. Default: ``False`` .
         min_offload_size (int): As in `AdamOffload`. Default: ``0`` .
+        moment_dtype (mindspore.dtype): As in `AdamOffload`. Default: ``mindspore.float32`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - As in `AdamOffload`.

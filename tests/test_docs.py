@@ -12,6 +12,7 @@ import runpy
 import tokenize
 from pathlib import Path
 
+import mindspore
 import pages
 import pytest
 
@@ -68,15 +69,20 @@ def test_every_public_name_has_a_page():
 def test_a_page_has_the_parameters_and_defaults_of_the_code(page, language):
     text = pages.expanded(language, page)
     expected = inspect.signature(getattr(mindspore_offload, page.split(".")[1])).parameters
-    written = inspect.signature(eval(f"lambda {pages.signature(text)}: None")).parameters
+    written = inspect.signature(evaluate(f"lambda {pages.signature(text)}: None")).parameters
     assert [(p.name, p.kind, p.default) for p in written.values()] == [
         (p.name, p.kind, p.default) for p in expected.values()
     ]
     defaults = {
-        name: inspect.Parameter.empty if default is None else ast.literal_eval(default)
+        name: inspect.Parameter.empty if default is None else evaluate(default)
         for name, (_, default) in pages.parameters(text).items()
     }
     assert list(defaults.items()) == [(p.name, p.default) for p in expected.values()]
+
+
+def evaluate(code):
+    """Evaluates code of a page, which may name MindSpore's dtypes."""
+    return eval(code, {"mindspore": mindspore})
 
 
 @pytest.mark.parametrize("page", REFERENCE)
