@@ -85,9 +85,9 @@ class AdamOffload(GuardedAttributes):
         host_kernel (str): The implementation of Adam on the host. ``"native"`` is this package's fused kernel. Its
             results are the same bits for any number of threads and either writeback. ``"stock"`` is MindSpore's own
             operation `Adam` with some others around it. It is slower, and its results agree within rounding; they are
-            the same bits in every run if MindSpore uses the same number of threads. ``"auto"`` is native if the device
-            target is CPU, else stock. If the native library can't be used, it warns once and falls back to stock.
-            Default: ``"auto"`` .
+            the same bits in every run if MindSpore uses the same number of threads. If the device target is not CPU,
+            it refuses 16-bit parameters. ``"auto"`` is native on every device target. If the native library can't be
+            used, it warns once and falls back to stock. Default: ``"auto"`` .
         writeback (str): The method that writes the result to the parameter. With ``"in_place"``, the host writes the
             parameter; the device target must be CPU. With ``"assign"``, the host returns a tensor, which the device
             adds to a float32 parameter or assigns to a 16-bit one. ``"auto"`` is in_place if the device target is CPU,
@@ -128,6 +128,8 @@ class AdamOffload(GuardedAttributes):
         TypeError: If `use_locking`, `use_nesterov` or `skip_nonfinite` is not a bool.
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
         TypeError: If the dtype of a parameter is none of those above.
+        TypeError: If a parameter is bfloat16 and the device target is GPU.
+        TypeError: If `host_kernel` is ``"stock"``, a parameter is 16-bit, and the device target is not CPU.
         TypeError: If the dtype of a gradient is none of those above.
         TypeError: If the dtype or the shape of a parameter has changed since the optimizer was built.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
@@ -143,11 +145,13 @@ class AdamOffload(GuardedAttributes):
         ValueError: If a gradient has another shape than its parameter.
         RuntimeError: If `host_kernel` is ``"native"`` or `moment_dtype` is bfloat16, and the native library can't be
             used; the message says why.
+        RuntimeError: If the parallel mode is neither stand_alone nor data_parallel.
+        RuntimeError: If the device target is Ascend and the jit level is O2.
         RuntimeError: If a gradient is row-sparse.
         RuntimeError: If `gradients` is not a tuple with one gradient for each parameter.
 
     Supported Platforms:
-        ``CPU``. On ``Ascend`` and ``GPU`` it has not been run yet; `placement_report` shows the placement there.
+        ``CPU``. It has not been run on a real ``GPU`` or ``Ascend`` yet; `placement_report` shows the placement there.
 
     Examples:
         >>> import mindspore as ms

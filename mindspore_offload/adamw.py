@@ -68,7 +68,7 @@ class AdamWOffload(AdamOffload):
         RuntimeError: As `AdamOffload`.
 
     Supported Platforms:
-        ``CPU``. On ``Ascend`` and ``GPU`` it has not been run yet; `placement_report` shows the placement there.
+        ``CPU``. It has not been run on a real ``GPU`` or ``Ascend`` yet; `placement_report` shows the placement there.
 
     Examples:
         >>> import mindspore as ms
