@@ -85,9 +85,9 @@ class AdamOffload(GuardedAttributes):
         host_kernel (str): The implementation of Adam on the host. ``"native"`` is this package's fused kernel. Its
             results are the same bits for any number of threads and either writeback. ``"stock"`` is MindSpore's own
             operation `Adam` with some others around it. It is slower, and its results agree within rounding; they are
-            the same bits in every run if MindSpore uses the same number of threads. If the device target is not CPU,
-            it refuses 16-bit parameters. ``"auto"`` is native on every device target. If the native library can't be
-            used, it warns once and falls back to stock. Default: ``"auto"`` .
+            the same bits in every run if MindSpore uses the same number of threads. It is refused if the device target
+            is not CPU. ``"auto"`` is native on every device target. If the native library can't be used, it warns once
+            and falls back to stock, on the CPU only. Default: ``"auto"`` .
         writeback (str): The method that writes the result to the parameter. With ``"in_place"``, the host writes the
             parameter; the device target must be CPU. With ``"assign"``, the host returns a tensor, which the device
             adds to a float32 parameter or assigns to a 16-bit one. ``"auto"`` is in_place if the device target is CPU,
