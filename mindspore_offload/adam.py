@@ -129,7 +129,6 @@ class AdamOffload(GuardedAttributes):
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
         TypeError: If the dtype of a parameter is none of those above.
         TypeError: If a parameter is bfloat16 and the device target is GPU.
-        TypeError: If `host_kernel` is ``"stock"``, a parameter is 16-bit, and the device target is not CPU.
         TypeError: If the dtype of a gradient is none of those above.
         TypeError: If the dtype or the shape of a parameter has changed since the optimizer was built.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
@@ -145,6 +144,7 @@ class AdamOffload(GuardedAttributes):
         ValueError: If a gradient has another shape than its parameter.
         RuntimeError: If `host_kernel` is ``"native"`` or `moment_dtype` is bfloat16, and the native library can't be
             used; the message says why.
+        RuntimeError: If `host_kernel` is ``"stock"``, or falls back to it, and the device target is not CPU.
         RuntimeError: If the parallel mode is neither stand_alone nor data_parallel.
         RuntimeError: If the device target is Ascend and the jit level is O2.
         RuntimeError: If a gradient is row-sparse.
