@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 # make demo          train a network on scanned digits and compare with MindSpore's optimizers
 # make examples      run all examples in full
 # make test          run the tests

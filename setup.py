@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Compiles mindspore_offload/csrc into one shared library inside the package; everything else is in pyproject.toml."""
 
 import tempfile

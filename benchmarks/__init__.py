@@ -1,1 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The benchmark: ``python -m benchmarks`` from the root of the repository. It is not part of the installed package."""

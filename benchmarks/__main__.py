@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Measures the optimizers on this machine and prints tables, or writes them with pictures into a folder."""
 
 import argparse

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The bare loop: the simplest Adam over the same bytes, for comparison: about what the memory allows."""
 
 import ctypes

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Writes the tables and pictures of one machine into files that are named after its CPU."""
 
 import re

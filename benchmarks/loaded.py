@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Times a step while another process keeps one of its cores busy."""
 
 import contextlib

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The nets of the whole training steps: plain layers, BERT-base, ResNet-50, and tiny ones of their kinds for tests."""
 
 import mindspore as ms

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The optimizers of other frameworks, measured as their users call them where they are installed."""
 
 import importlib.util

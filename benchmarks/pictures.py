@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Bar charts as SVG, as narrow as a phone, with colours for light and dark pages. The browser sets their text."""
 
 from dataclasses import dataclass

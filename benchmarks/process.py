@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs measurements in processes of their own, which never outlive this one.
 
 A new process has all memory free and nothing compiled, and its peak of memory is that of one measurement.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """ResNet of bottleneck blocks (He and others, "Deep Residual Learning for Image Recognition")."""
 
 from mindspore import nn, ops

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The optimizers of MindSpore and of this package that are measured."""
 
 from collections.abc import Callable

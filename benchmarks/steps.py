@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The tables of optimizer steps: large, mid-sized and small tensors, one thread, and one core loaded."""
 
 import math

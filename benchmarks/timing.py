@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Times rivals step by step in turn, after their answers have been checked."""
 
 import functools

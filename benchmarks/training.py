@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Whole training steps: time, memory, compilation and the optimizer's share, by net and optimizer.
 
 Every process builds a net and an optimizer, compiles the training step and times a block of steps. Processes of the

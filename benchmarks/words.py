@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The words of the pictures, in English and in Chinese."""
 
 # ruff: noqa: RUF001, the punctuation of Chinese

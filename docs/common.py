@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """What the documentation of both languages has in common; conf.py of each adds the language and the title."""
 
 import re

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The documentation in Chinese. Everything else is in docs/common.py."""
 
 import sys

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Train on several workers, each with an `AdamOffload` of its own, and compare with one process and the joint batch.
 
 MindSpore's `msrun` starts the workers. Each computes the gradients of its share of a batch, MindSpore's AllReduce

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Train LeNet-5 on scanned digits with `AdamOffload`, next to MindSpore's own `nn.Adam` and `nn.AdamOffload`.
 
 The data are the 1,797 real scans of 8x8 pixels that come with scikit-learn, so nothing is downloaded. Every optimizer

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Train the net of digits.py with float16 weights, and compare its test accuracy with that of float32 weights.
 
 The float32 masters of the weights are in host memory, so steps too small for a float16 weight are not lost. The program

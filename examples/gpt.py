@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A small GPT built from MindSpore's layers, with float32 or 16-bit weights."""
 
 import mindspore as ms

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Kill a training run with SIGKILL at a random step, and resume it: it ends with the bits of an uninterrupted run.
 
 A small GPT learns Python's reference manual (see text.py) in a separate process. The process saves a checkpoint every

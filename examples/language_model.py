@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Train a GPT of 4 million float16 weights with `AdamWOffload`, next to float32 weights with MindSpore's `nn.Adam`.
 
 The text is Python's own reference manual (see text.py), so nothing is downloaded. Both runs start from the same weights

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Train LeNet-5 on scanned digits, and resume from the checkpoint of the last run (see "Migration" in README.md)."""
 
 import statistics

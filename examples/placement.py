@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Print where each operation and each state of an optimizer step would be on an accelerator, and what crosses the link.
 
 The placement is read from the compiled training graph. Nothing is run, and no accelerator is needed.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A training step in float32, and one in float16 with dynamic loss scaling."""
 
 from mindspore import nn, ops

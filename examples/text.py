@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """English text that comes with Python: the topics of its reference manual, which `help()` shows in the interpreter.
 
 They are in the standard library's `pydoc_data.topics`: about 370,000 characters without duplicates, under the licence

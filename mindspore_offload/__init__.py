@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Adam for MindSpore with its states and its arithmetic in host memory.
 
 The public names are imported when they are first used: ``python -m mindspore_offload doctor`` has to run, and to say

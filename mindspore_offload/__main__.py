@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs ``python -m mindspore_offload doctor | estimate``."""
 
 import os

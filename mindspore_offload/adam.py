@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The optimizer cell: its arguments, and the order of a step."""
 
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The optimizer cell with decoupled weight decay."""
 
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Guards the attributes of an optimizer: against parameters of the same name, and against late assignments."""
 
 import numpy as np

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Refuses bad input in MindSpore's words: the class, the argument, what was expected, what came, and what to do."""
 
 import functools

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The coefficient tensor: everything that a step of Adam needs beside the tensors, computed once a step."""
 
 from typing import NamedTuple

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Reports where the operations and the states of a step are, from the compiled graph.
 
 This is the only module that imports private parts of MindSpore.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The element types of parameters and gradients, a row each.
 
 MindSpore is not imported here: the commands answer before they load it.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Calculates how many bytes training with Adam needs, and where. Nothing of that size is allocated."""
 
 from collections.abc import Iterable

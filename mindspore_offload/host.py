@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """MindSpore's operations placed on the host, whatever the device is.
 
 In a ``construct``, ``host.mul(x, y)`` runs on the host where ``x * y`` would run on the device.

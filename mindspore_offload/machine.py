@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads how many cores and how much memory this process may use, its container's limits included."""
 
 import contextlib

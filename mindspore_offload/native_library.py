@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Loads the native library, and explains what to do if it can't be used."""
 
 import ctypes

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The rows of the coefficient tensor: parameters that share a learning rate and a weight decay share a row."""
 
 from mindspore import Tensor, nn

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The parts of a step before and after the updates: the global norm, and the counters."""
 
 from mindspore import Tensor, nn

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Sets up all tests: graph mode, and a scratch folder, because MindSpore writes into the working directory."""
 
 import hypothesis

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Small nets that the tests share."""
 
 import numpy as np

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Adam in float64, with the float32 constants of the documented optimizer, and mutants that are wrong on purpose.
 
 Written from the contract and from the paper (Kingma and Ba, section 2), not from the kernel. It works on whole arrays,

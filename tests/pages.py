@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads the pages of the documentation: their includes, signatures, parameters, errors and examples."""
 
 import re

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Trains three parameters in parts. As a program, it continues a test's training in a new process."""
 
 import sys

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """AdamW: against float64, with groups and schedules, and resumed from checkpoints of nn.AdamWeightDecay."""
 
 import mindspore as ms

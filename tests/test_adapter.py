@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The adapter to MindSpore, called as MindSpore calls it: a bad call gets an error code and writes nothing."""
 
 import ctypes

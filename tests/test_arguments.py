@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Arguments and gradients: accepted ones, refused ones, and the messages of the errors."""
 
 import numpy as np

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Attributes assigned to an optimizer: they take effect in the next step, or are refused."""
 
 import mindspore as ms

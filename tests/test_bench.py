@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The benchmark believes no wrong answer, asks for memory before it takes it, and leaves nothing behind."""
 
 import json

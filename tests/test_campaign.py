@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Whole optimizers with random arguments, element by element against float64.
 
 The tests build a few, the same ones in each run. `make fuzz` builds hundreds, new ones in each run; the id of a failed

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Checkpoints are exchanged with the optimizers that are replaced, and training resumes with the same bits."""
 
 import random

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """``estimate --checkpoint`` refuses damaged and hostile files in one line, with bounded memory and time."""
 
 import json

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Clipping by the global norm, and steps skipped because the norm is not finite."""
 
 import mindspore as ms

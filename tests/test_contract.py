@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The documented contract, one case a line, for both host operations and for the optimizer that is replaced.
 
 Every case trains three parameters for four steps and compares each with its own float64 oracle, which has the learning

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The files and functions named on the contributing page exist."""
 
 import re

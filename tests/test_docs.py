@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The documentation agrees in both languages and with the code, and its examples run.
 
 Both languages show the same code, except for comments, so only the English examples are run.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The documentation in a browser, opened from disk: in both languages, on a desktop and on a phone."""
 
 import importlib

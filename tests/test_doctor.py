@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """``doctor`` finds no fault on a healthy machine, and names cause and cure of each fault that is made here."""
 
 import functools

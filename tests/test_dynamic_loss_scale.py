@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A loss scale in a Parameter: read in each step, with the same result as a fixed scale of the same value."""
 
 import mindspore as ms

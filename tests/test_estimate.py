@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """``estimate`` agrees with the memory of real optimizers and the transfers of real graphs."""
 
 import json

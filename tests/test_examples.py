@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The examples do what they claim, in a shorter run. Each runs as a program, as a reader would run it."""
 
 import difflib

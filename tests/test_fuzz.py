@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Random calls of the adapter: a good one computes Adam, a broken one returns an error and writes nothing.
 
 `make fuzz` runs a longer campaign.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """16-bit elements: widening and rounding in the native kernel, compared with numpy and with float64 arithmetic."""
 
 import numpy as np

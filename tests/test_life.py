@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Optimizers in a user's program: several at once, frozen parameters, loss scaling, mixed precision, forks."""
 
 import copy

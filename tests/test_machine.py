@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The cores and the memory of a process, read from files as the system writes them."""
 
 import math

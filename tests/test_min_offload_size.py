@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Small parameters on the device: the same values and names, with states on the device too."""
 
 import mindspore as ms

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """bfloat16 moments: half the memory, the same bits everywhere, checkpoints both ways, and no bias."""
 
 import mindspore as ms

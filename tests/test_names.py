@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Names of parameters: those of attributes and states are refused, and all others train."""
 
 import numpy as np

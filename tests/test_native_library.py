@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Without the native library, "auto" warns once and trains, and "native" raises an error that says what to do."""
 
 import os

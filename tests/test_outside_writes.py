@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Weights, states and rates that are written between two steps, by anything but the optimizer."""
 
 import mindspore as ms

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """AdamW compared with PyTorch's, if that is installed."""
 
 import mindspore as ms

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Placement in the compiled graph: on an accelerator, states and Adam are on the host, writes on the device.
 
 The tests need no accelerator. The graph marks each operation that is placed on the host; the device runs the others.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """What a step writes into parameters of no dimension, returns, and leaves alone if it is skipped."""
 
 import mindspore as ms

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The native host operation promises the same bits for any instruction set, number of threads and bucket bound."""
 
 import functools

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Gradients that are the values of other parameters: MindSpore must not pass the memory of the parameters for them."""
 
 import numpy as np

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The states: names, types, memory, buckets, and their relation to the parameter in MindSpore."""
 
 import re

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Training of whole nets, with the loss in the same graph, compared with the optimizers that are replaced."""
 
 import mindspore as ms

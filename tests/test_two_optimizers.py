@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Two optimizers in one training cell: their states have names of their own, and the training resumes."""
 
 import subprocess

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The update: element by element against float64, for both host operations."""
 
 import mindspore as ms

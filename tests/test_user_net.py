@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """``estimate --net`` builds the net of the given file or module, and explains the errors of either."""
 
 import json

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Both writebacks with parameters of all dtypes: same bits, exact masters, changes outside the optimizer."""
 
 import mindspore as ms

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Trains two nets with two optimizers in one cell, as a GAN does. As a program, it continues in a new process."""
 
 import sys

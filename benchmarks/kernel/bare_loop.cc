@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The simplest Adam loop over the same bytes as the kernel, split in equal parts over the thread team: the benchmark's
 // estimate of the memory limit. `make build/libbare_loop.so` compiles it.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Times the kernel alone, without MindSpore: every kind of parameter, with 4 KiB and with huge pages for the tensors
 // that MindSpore allocates (the states have huge pages in the package), against bare loops and the read limit.
 //

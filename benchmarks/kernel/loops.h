@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The loops that the kernel is compared with, and the best instruction set for them.
 
 #ifndef MINDSPORE_OFFLOAD_BENCHMARKS_KERNEL_LOOPS_H_

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The commands of ``python -m mindspore_offload``.
 
 A command is a module with ``HELP``, ``add_options(parser)`` and ``run(arguments)``, which returns the exit status. It

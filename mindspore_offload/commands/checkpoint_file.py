@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads names, shapes and dtypes from a checkpoint file, and none of its values.
 
 The file may be damaged or made to do harm: everything in it is checked and has a limit. What a file says of itself

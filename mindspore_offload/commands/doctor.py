@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """``doctor``: checks that everything works on this machine, and says what to do where it does not."""
 
 import importlib.metadata

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """``estimate``: prints how many bytes training needs, where, and how long an update takes at least."""
 
 import argparse

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Measures the speed of host memory with the native kernel itself, without MindSpore."""
 
 import ctypes

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Adam in float64, with which training steps are compared."""
 
 import numpy as np

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds the sizes of a model's parameters, from a net or from a checkpoint, without memory for their values."""
 
 import collections

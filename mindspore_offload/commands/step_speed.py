@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Times a step of the optimizer where a training step runs it: inside a graph."""
 
 import statistics

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Real training steps of a small net, compared with Adam in float64."""
 
 import warnings

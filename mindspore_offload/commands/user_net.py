@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Builds the net of a user's function without memory for its parameters."""
 
 import contextlib

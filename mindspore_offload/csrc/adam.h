@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The Adam update of one block of elements: the whole mathematics of the native operation.
 //
 // Kingma and Ba, "Adam: A Method for Stochastic Optimization", in the form at the end of section 2: the bias

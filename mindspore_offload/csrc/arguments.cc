@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Finds each parameter's tensors among the arguments of a launch.
 
 #include "arguments.h"

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Reads and checks the arguments of the operations, before any tensor is touched.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_ARGUMENTS_H_

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Conversions of float16 by the instructions of F16C, eight elements at a time. The only intrinsics of the library.
 
 #include "half.h"

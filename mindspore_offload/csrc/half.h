@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The two 16-bit element types, and the conversion of blocks to float32 and back. Narrowing rounds to nearest even. A
 // value that is too large becomes infinity. A NaN stays a NaN, with its sign and the upper bits of its payload. The
 // conversion instructions of x86-64 and aarch64 give the same bits.

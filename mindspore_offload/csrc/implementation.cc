@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Compiles update.h once for each instruction set, and picks the best at run time.
 //
 // To add an instruction set: a macro in isa.h, a block as the one for AVX2 here, and a row of the table.

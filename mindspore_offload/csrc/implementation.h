@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The implementations of the kernel in this library: one for each instruction set.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_IMPLEMENTATION_H_

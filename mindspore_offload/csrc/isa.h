@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Macros that compile one function for another instruction set than the rest of its file.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_ISA_H_

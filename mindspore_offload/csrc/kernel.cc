@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Splits the work of a bucket into chunks for the thread team.
 
 #include "kernel.h"

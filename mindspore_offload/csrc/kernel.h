@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The native kernel: Adam over the tensors of one bucket, and the norm of gradients.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_KERNEL_H_

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // One launch of an operation, as MindSpore's ops.Custom(func_type="aot") calls it.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_LAUNCH_H_

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The exports of the library: the operations in the form that MindSpore's ops.Custom(func_type="aot") launches, and a
 // few functions that the Python side calls through ctypes. Neither needs a header of MindSpore.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // How the kernel cuts its work. Speed depends on these sizes. No bit of an update does, but the order in which the norm
 // is summed follows kChunk.
 

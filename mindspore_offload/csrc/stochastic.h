@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Stochastic rounding of the moments to bfloat16.
 //
 // With beta2 = 0.999 a step changes v by a thousandth at most when gradients shrink, which is less than half a unit of
@@ -42,8 +44,8 @@ ALWAYS_INLINE RoundingSeed SeedOf(float step, uint32_t key) {
 ALWAYS_INLINE uint32_t RandomBits(RoundingSeed seed, uint32_t element) { return Mix(seed.start + element, seed.twist); }
 
 // The bits of a bfloat16 next to `value`: the one towards zero, or the other one with the probability that keeps the
-// mean. `random` has 16 bits. What bfloat16 can hold stays as it is. A NaN stays a NaN if it is quiet, as all results of
-// arithmetic are. A finite value stays finite: beyond the largest bfloat16 it is cut.
+// mean. `random` has 16 bits. What bfloat16 can hold stays as it is. A NaN stays a NaN if it is quiet, as all results
+// of arithmetic are. A finite value stays finite: beyond the largest bfloat16 it is cut.
 ALWAYS_INLINE uint32_t StochasticallyRounded(float value, uint32_t random) {
   const uint32_t bits = BitsOf(value);
   const int32_t magnitude = static_cast<int32_t>(bits & 0x7fffffff);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The thread team: its workers sleep until an operation has chunks for them.
 
 #include "team.h"

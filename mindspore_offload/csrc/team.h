@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The thread team: one for the process, even if MindSpore runs several operations at once.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_TEAM_H_

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The tensors that the kernel works on: raw memory with an element type and a size.
 
 #ifndef MINDSPORE_OFFLOAD_CSRC_TENSORS_H_

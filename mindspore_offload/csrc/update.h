@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Updates a part of one tensor of any element type, block by block: widens 16-bit elements, calls the float32
 // arithmetic of adam.h, and rounds the results.
 

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The states of an optimizer: one parameter's tensors, the memory they lie in, and the buckets they are updated in."""
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Buckets: the runs of parameters that one host operation updates."""
 
 from dataclasses import dataclass

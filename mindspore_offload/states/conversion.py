@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Converts checkpoints of optimizers whose states have other names."""
 
 import warnings

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The memory of states: zero pages that lie well for huge pages and caches."""
 
 import contextlib

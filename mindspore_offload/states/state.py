@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A state of the optimizer: a Parameter that keeps its own memory."""
 
 import numpy as np

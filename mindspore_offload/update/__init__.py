@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Updates the parameters. There are two host operations, the modules `native` and `stock`, with the same functions:
 
 ``update(bucket, features, writeback)`` returns a Cell. Called with the coefficient tensor and all gradients of the

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Prepares a gradient with MindSpore's operations: where the native kernel does not see the weight, and for stock."""
 
 from mindspore import dtype as mstype

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The native host operation: one launch of our own kernel a bucket."""
 
 import zlib

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Updates one parameter with MindSpore's Adam operation: prepares the gradient, keeps the master, writes the result."""
 
 from mindspore import Tensor, nn, ops

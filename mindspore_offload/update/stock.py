@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The stock host operation: MindSpore's own operations, a few launches a parameter.
 
 Adam is the operation of `nn.Adam`, placed on the host. It splits its work by the number of threads alone, so a run

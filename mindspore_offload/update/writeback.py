@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The writeback: how the new value of a parameter gets from the host to the parameter.
 
 "in_place": the host operation writes the parameter itself. The device is the CPU, so they share its memory.

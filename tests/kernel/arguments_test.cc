@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Tests of the argument reader: it finds every tensor, and refuses every broken argument for the right reason.
 
 #include "../../mindspore_offload/csrc/arguments.h"

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The test harness: expectations that count failures, and random numbers that are the same on every machine.
 
 #ifndef MINDSPORE_OFFLOAD_TESTS_KERNEL_EXPECT_H_

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Tests the native kernel without MindSpore or Python, for every instruction set that this machine runs. Prints a
 // digest of 1,000 steps, which must be the same for every compiler, instruction set and machine.
 

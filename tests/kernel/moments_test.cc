@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Tests that bfloat16 moments get the same bits from both writebacks, and in one piece or in several.
 
 #include <vector>

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Tests of the norm: gradients of all types in one call, against a plain sum.
 
 #include <cmath>

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Tests of stochastic rounding: its random bits are uniform and independent, and it rounds up with the right
 // probability.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Tests of the thread team under many operations at once.
 
 #include "../../mindspore_offload/csrc/team.h"

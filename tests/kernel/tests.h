@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The tests of the harness. Each compares with a reference of its own, and calls Expect. `isa` only names the
 // instruction set in messages.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Tests that bfloat16 moments follow float64 moments over thousands of steps. Rounding to nearest must fail this test.
 
 #include <algorithm>

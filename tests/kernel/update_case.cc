@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // See update_case.h.
 
 #include "update_case.h"

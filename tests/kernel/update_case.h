@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // One parameter with all tensors of its update, and a scalar reference of the update.
 
 #ifndef MINDSPORE_OFFLOAD_TESTS_KERNEL_UPDATE_CASE_H_

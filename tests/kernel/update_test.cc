@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Tests of the update: sizes, misalignments, element types and modes against the reference.
 
 #include <cmath>

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Builds the stand-in for the CUDA libraries:  python tests/second_memory/build.py build/second_memory
 
 All libraries are one file under several names. It defines whatever MindSpore's GPU plugin links against: the functions

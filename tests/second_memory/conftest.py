@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Processes whose GPU is the second memory, and one that has only the CPU to compare with."""
 
 import pytest

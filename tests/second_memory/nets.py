@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Nets whose arithmetic gives the same bits on any device: every operation is elementwise, and none is fused."""
 
 import mindspore as ms

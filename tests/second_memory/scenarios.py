@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Short trainings whose results must be the same on the second memory and on the CPU device.
 
 Each function runs in a child process, on the device that was set there, and returns arrays by name.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The copies of a training step are those that the documentation and the placement report state, to the byte."""
 
 from collections import Counter

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """On a second memory an optimizer trains to the results of the CPU device.
 
 The same Python code runs on both. Where the device only adds and multiplies, the bits are those of the CPU device.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A child process in which MindSpore has the second memory as its GPU, or the CPU as its device."""
 
 import multiprocessing

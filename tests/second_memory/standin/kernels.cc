@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The kernels of libcuda_ops and cuBLAS that the tests' graphs launch, computed on the host. The signatures are those
 // that MindSpore's GPU plugin links against; `nm -DC libmindspore_gpu.so.11.6` lists them. Every other one is a stub
 // that ends the process with its name.

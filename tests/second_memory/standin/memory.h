@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // The second memory: what its kernels and copies may do with an address.
 #pragma once
 #include <cstddef>

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // A CUDA runtime without a GPU: the functions of libcudart that MindSpore calls.
 //
 // Device memory is mapped twice. The address that is given out is inaccessible (PROT_NONE), so host code that touches
