@@ -79,13 +79,14 @@ def test_the_report_shows_what_stays_on_the_device(host_kernel):
     optimizer = AdamOffload(net.trainable_params(), host_kernel=host_kernel, writeback="assign", min_offload_size=1000)
     found = placement_report(nn.TrainOneStepCell(net, optimizer), Tensor(np.ones((2, 60), np.float32)))
     assert set(found.state_bytes["device"]) == {
-        f"{moment}.small.{name}" for moment in ("moment1", "moment2") for name in ("weight", "bias")
+        "learning_rate",
+        *(f"{moment}.small.{name}" for moment in ("moment1", "moment2") for name in ("weight", "bias")),
     }
     on_device = [operation.name for operation in found.operations if operation.place == "device"]
     assert on_device.count("Adam") == 2
     assert on_device.count("AssignAdd") == 1
     # The gradient and the difference of the large parameter, and a few scalars.
-    assert found.to_host_bytes == 4 * 3000
+    assert found.to_host_bytes == 4 * 3000 + 4  # and the learning rate
     assert found.to_device_bytes < 4 * 3000 + 100
 
 
