@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the documentation of both languages has in common; conf.py of each adds the language and the title."""
+"""The settings that both languages of the documentation share; each conf.py adds the language and the title."""
 
 import re
 from pathlib import Path
@@ -65,7 +65,7 @@ def without_spaces(app, doctree):
             text.parent.replace(text, nodes.Text(joined))
 
 
-# What the theme says and has no Chinese for.
+# The theme's texts that it has no Chinese for.
 _THEME_IN_CHINESE = {
     "Next": "下一页",
     "Previous": "上一页",

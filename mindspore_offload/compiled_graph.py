@@ -19,7 +19,7 @@ try:
 except ImportError:  # before MindSpore 2.9
     from mindspore.common.api import _cell_graph_executor
 
-# What only orders or groups values, and runs nowhere.
+# Operations that only order or group values, and run nowhere.
 _NO_OPERATION = {"Constant", "Load", "Depend", "UpdateState", "MakeTuple", "TupleGetItem"}
 
 _BYTES = {
@@ -45,7 +45,7 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True)
 class PlacementReport:
-    """Where a compiled optimizer step runs and where its state is. `str()` of it is a table.
+    """The placement of a compiled optimizer step and of its state. `str()` of it is a table.
 
     Attributes:
         operations (tuple[Operation]): Every operation of the step, in the order of the graph.
@@ -186,7 +186,7 @@ class _Graph:
         return set().union(*(self._values(inner) for inner in self._groups[name]))
 
     def place_of(self, state: str) -> str:
-        """Of the state of this name: the host, if nothing on the device uses it."""
+        """Returns "host" for the state of this name if nothing on the device uses it, else "device"."""
         return next((self._place_of_parameter(p) for p in self.parameters if _last(p) == state), "host")
 
     def _place_of_parameter(self, parameter: str) -> str:

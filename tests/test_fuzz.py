@@ -165,7 +165,7 @@ def test_broken_calls_write_nothing(call, data):
     elif how == "pointer":
         call.pointers[index] = None
     elif how == "size":
-        # Of the coefficients any other width; a multiple of it would be more rows.
+        # Any other width of the coefficients. A multiple of the right one would be more rows.
         call.shapes[index][-1] += data.draw(st.integers(1, 6))
     elif how == "huge":
         call.shapes[index] = data.draw(st.sampled_from([[2**31], [2**62, 2**62], [2**32, 2**32], [2**63 - 1]]))

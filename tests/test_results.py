@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a step writes into parameters of no dimension, returns, and leaves alone if it is skipped."""
+"""The results of a step: parameters of shape (), the returned tuple, and the bits that a skipped step keeps."""
 
 import mindspore as ms
 import numpy as np

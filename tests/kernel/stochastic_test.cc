@@ -78,7 +78,7 @@ bool IsIndependent(const Hash& hash) {
       if (!AreIndependent(m, [&](uint32_t i) { return hash(step, key, i) & 0xffff; })) return false;
     }
   }
-  // Of one element, in following steps.
+  // The bits of one element in successive steps.
   const auto over_steps = [&](uint32_t i) { return hash(i, 77, 5) >> 16; };
   return AreIndependent(over_steps, [&](uint32_t i) { return over_steps(i + 1); });
 }

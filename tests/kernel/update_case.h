@@ -87,7 +87,7 @@ class Case {
     uint16_t half;
   };
 
-  // What the device does with the result of an assign.
+  // Does what the device does with the result of an assign.
   void WriteBack();
 
   // The values after one update.

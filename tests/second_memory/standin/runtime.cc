@@ -118,7 +118,7 @@ void RefuseHostAddress(const void* address) {
 }
 }  // namespace second_memory
 
-// What build.py's stubs call.
+// The function that build.py's stubs call.
 extern "C" void second_memory_stub(const char* name) {
   second_memory::Fail("the stand-in has no %s; if a test needs it, write it in standin/", name);
 }
