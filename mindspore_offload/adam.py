@@ -193,15 +193,12 @@ class AdamOffload(GuardedAttributes):
     ) -> None:
         params, learning_rate = checks.with_lists(params), checks.with_lists(learning_rate)
         is_dynamic = isinstance(loss_scale, Parameter)
-        checks.loss_scale(type(self).__name__, loss_scale)
         checks.numbers(type(self).__name__, params, learning_rate, weight_decay, loss_scale)
         super().__init__(learning_rate, params, weight_decay, 1.0 if is_dynamic else loss_scale)
         checks.parameters(self.cls_name, self.parameters)
         checks.betas_and_eps(self.cls_name, beta1=beta1, beta2=beta2, eps=eps)
         checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
-        checks.max_grad_norm(self.cls_name, max_grad_norm)
-        checks.min_offload_size(self.cls_name, min_offload_size)
-        checks.moment_dtype(self.cls_name, moment_dtype)
+        checks.keywords(self.cls_name, max_grad_norm, min_offload_size, moment_dtype)
         self.writeback = writebacks.choose(writeback, self.cls_name)
         operation = update.choose(host_kernel, self.cls_name, moment_dtype)
         checks.device(self.cls_name, self.parameters, is_stock=operation is stock)
@@ -209,7 +206,7 @@ class AdamOffload(GuardedAttributes):
         stochastic = moment_dtype != mstype.float32
         features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
 
-        rows = Rows(self)
+        self._rows = rows = Rows(self)
         is_small = [parameter.size < min_offload_size for parameter in self.parameters]
         dtypes = [mstype.float32 if small else moment_dtype for small in is_small]
         tensors = [states.allocate(*each) for each in zip(self.parameters, dtypes, rows.of_parameter, rows.has_decay)]
@@ -227,7 +224,6 @@ class AdamOffload(GuardedAttributes):
         self._norm = None
         if clip or skip:
             self._norm = GlobalNorm(operation.norm(), max_grad_norm, None if is_dynamic else scale, self.global_norm)
-        self._rows = rows
         self._coefficients = Coefficients(rows.count, beta1, beta2, eps, scale, features)
         self._counters = Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps)
         # Gradients are handed on in the order of the buckets' parameters: first those that are updated on the host.

@@ -58,8 +58,9 @@ def with_lists(value):
 def numbers(cls_name, params, learning_rate, weight_decay, loss_scale):
     """Refuses numbers that are negative or that float32 does not hold, in lists, Tensors and groups too.
 
-    Other types are left to `nn.Optimizer`, which refuses them.
+    A loss scale that is a Tensor must be a Parameter. Other types are left to `nn.Optimizer`, which refuses them.
     """
+    _check_type_of_loss_scale(cls_name, loss_scale)
     groups = [item for item in params if isinstance(item, dict)] if isinstance(params, list) else []
     named = [("learning_rate", learning_rate), ("weight_decay", weight_decay), ("loss_scale", loss_scale)]
     named += [(key, group[key]) for group in groups for key in ("lr", "weight_decay") if key in group]
@@ -132,7 +133,7 @@ def bools(cls_name, **values):
         )
 
 
-def loss_scale(cls_name, value):
+def _check_type_of_loss_scale(cls_name, value):
     """Refuses what is neither a number nor a Parameter with one float32 element. `nn.Optimizer` checks the number."""
     is_dynamic = isinstance(value, Parameter)
     if isinstance(value, Tensor) and not (is_dynamic and value.dtype == mstype.float32 and value.size == 1):
@@ -144,7 +145,14 @@ def loss_scale(cls_name, value):
         )
 
 
-def max_grad_norm(cls_name, value):
+def keywords(cls_name, max_grad_norm, min_offload_size, moment_dtype):
+    """Refuses wrong values of the arguments that `nn.AdamOffload` does not have."""
+    _check_max_grad_norm(cls_name, max_grad_norm)
+    _check_min_offload_size(cls_name, min_offload_size)
+    _check_moment_dtype(cls_name, moment_dtype)
+
+
+def _check_max_grad_norm(cls_name, value):
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -159,7 +167,7 @@ def max_grad_norm(cls_name, value):
         )
 
 
-def min_offload_size(cls_name, value):
+def _check_min_offload_size(cls_name, value):
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(
             f"For '{cls_name}', the argument 'min_offload_size' must be an int, a number of elements, "
@@ -195,7 +203,7 @@ def device(cls_name, checked, is_stock):
         )
 
 
-def moment_dtype(cls_name, value):
+def _check_moment_dtype(cls_name, value):
     if value not in (mstype.float32, mstype.bfloat16):
         raise ValueError(
             f"For '{cls_name}', the argument 'moment_dtype' must be mindspore.float32 or mindspore.bfloat16, "
