@@ -14,13 +14,13 @@ import numpy as np
 from benchmarks.process import progress
 from mindspore_offload.commands import oracle
 from mindspore_offload.commands.common import CommandError
+from mindspore_offload.dtypes import ELEMENT_TYPES
 
 SEED = 1
 
 # Weight (or master) and moments are read and written, the gradient is read; a 16-bit parameter is read and written too.
 STEP_BYTES = {"float32": 28, "float16": 30, "bfloat16": 30}
 HELD_BYTES = {"float32": 12, "float16": 14, "bfloat16": 14}  # weight, its master if it has 16 bits, and moments
-GRADIENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 NO_MASTER = 8  # bytes of a master, not moved for a 16-bit parameter without one
 
 # Seconds before a step. Threads of OpenMP spin for some milliseconds after their work, and would take a core from the
@@ -91,7 +91,7 @@ def needed_bytes(size, rivals):
     """
     rivals = list(rivals)
     gradients = {(rival.dtype, rival.gradients) for rival in rivals if rival.gradients != "NumPy"}
-    data = 8 + sum(GRADIENT_BYTES[dtype] for dtype, _ in gradients)
+    data = 8 + sum(ELEMENT_TYPES[dtype].size for dtype, _ in gradients)
     return size * (data + sum(HELD_BYTES[rival.dtype] for rival in rivals) + 12)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional, Union
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+from mindspore_offload.dtypes import ELEMENT_TYPES
+
 MOMENTS, MASTER = 8, 4  # bytes per element, float32
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
 
@@ -153,9 +154,9 @@ def estimate(
 
 def _sizes(parameters: Union[float, Iterable[Any]], dtype: Optional[str]) -> list[Size]:
     """Returns the parameters as Sizes, of `dtype` if it is given."""
-    if dtype is not None and dtype not in BYTES:
+    if dtype is not None and dtype not in ELEMENT_TYPES:
         raise TypeError(
-            f"For 'estimate', the argument 'dtype' must be None or one of {list(BYTES)}, but got {dtype!r}."
+            f"For 'estimate', the argument 'dtype' must be None or one of {list(ELEMENT_TYPES)}, but got {dtype!r}."
         )
     if isinstance(parameters, (int, float)):
         if not 1 <= parameters <= MOST or parameters != int(parameters):
@@ -171,9 +172,9 @@ def _sizes(parameters: Union[float, Iterable[Any]], dtype: Optional[str]) -> lis
         )
     sizes = [Size(getattr(p, "name", ""), p.size, dtype or str(p.dtype).lower()) for p in parameters]
     for size in sizes:
-        if size.dtype not in BYTES:
+        if size.dtype not in ELEMENT_TYPES:
             raise TypeError(
-                f"For 'estimate', the dtype of the parameter '{size.name}' must be one of {list(BYTES)}, "
+                f"For 'estimate', the dtype of the parameter '{size.name}' must be one of {list(ELEMENT_TYPES)}, "
                 f"but got {size.dtype}; give the argument 'dtype'."
             )
     return sizes
@@ -187,7 +188,7 @@ def _offloaded(name: str, sizes: list[Size], min_offload_size: int = 0, gradient
     """
     total = Footprint(name)
     for size in sizes:
-        own = BYTES[size.dtype] * size.size
+        own = ELEMENT_TYPES[size.dtype].size * size.size
         states = _state_bytes(size)
         total.device_weights += own
         total.device_gradients += own
@@ -211,7 +212,7 @@ def _offloaded(name: str, sizes: list[Size], min_offload_size: int = 0, gradient
 
 def _on_device(name: str, sizes: list[Size], has_masters: bool = False) -> Footprint:
     """Returns the footprint of states on the device: moments in the dtype of the parameter, or float32 with masters."""
-    own = sum(BYTES[size.dtype] * size.size for size in sizes)
+    own = sum(ELEMENT_TYPES[size.dtype].size * size.size for size in sizes)
     states = sum(_state_bytes(size) for size in sizes) if has_masters else 2 * own
     return Footprint(name, device_weights=own, device_gradients=own, device_states=states)
 

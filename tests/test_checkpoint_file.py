@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, save_checkpoint
 from mindspore_offload import commands
 from mindspore_offload.commands import main, sizes
 from mindspore_offload.commands.common import CommandError
-from mindspore_offload.footprint import BYTES
+from mindspore_offload.dtypes import ELEMENT_TYPES
 
 SOURCE_TREE = Path(commands.__file__).parents[2]
 
@@ -258,4 +258,4 @@ def test_a_damaged_file_is_refused_or_holds_the_sizes_read(kind, whole_files, da
         weights, _ = sizes.of_checkpoint(str(path))
     except CommandError:
         return
-    assert sum(BYTES[size.dtype] * size.size for size in weights) <= len(content)
+    assert sum(ELEMENT_TYPES[size.dtype].size * size.size for size in weights) <= len(content)

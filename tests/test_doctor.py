@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from mindspore_offload import AdamOffload, machine, native_library
 from mindspore_offload.commands import doctor, main, memory_speed, oracle, step_speed, training_check
+from mindspore_offload.dtypes import ELEMENT_TYPES
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_a_wrong_step_is_found(diagnosed, monkeypatch):
     status, findings = diagnosed()
     assert status == 1
     assert [finding.state for finding in findings if finding.subject == "training step"] == ["failed"] + 4 * ["warning"]
-    for dtype in training_check.DTYPES:
+    for dtype in ELEMENT_TYPES:
         assert f"{dtype}: the weights are off by" in of_state(findings, "failed")[0].text
     assert [finding.subject for finding in of_state(findings, "skipped")] == ["speed"]
 
@@ -196,9 +197,9 @@ def test_the_oracle_is_that_of_the_tests(settings):
     np.testing.assert_allclose(oracle.adam(weight, gradients, **settings), other.weights[0], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("dtype", training_check.DTYPES)
+@pytest.mark.parametrize("dtype", ELEMENT_TYPES)
 def test_a_rounded_weight_may_be_half_a_unit_off(dtype):
-    unit = 2.0 ** -oracle.FRACTION_BITS[dtype]
+    unit = 2.0 ** -ELEMENT_TYPES[dtype].fraction_bits
     expected = np.array([1.0, 1.5])
     assert oracle.worst_error(expected + 0.4 * unit, expected, dtype) < 1
     assert oracle.worst_error(expected + 0.6 * unit + 2e-6, expected, dtype) > 1

@@ -10,9 +10,10 @@ import json
 import math
 import struct
 
-from mindspore_offload.footprint import BYTES, Size
+from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.footprint import Size
 
-SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SAFETENSORS_DTYPES = {row.code: row.name for row in ELEMENT_TYPES.values()}
 
 HEADER_LIMIT = 2**24  # bytes of a safetensors header, about 100 per tensor; parsing may need 30 times that in memory
 TENSORS_LIMIT = 2**18  # entries of a .ckpt
@@ -191,6 +192,6 @@ def _checked(name, shape, dtype, content):
     if not all(type(dim) is int and 0 <= dim < 2**63 for dim in shape):
         raise BadFile(f"the shape of the tensor {name!r:.60} is {shape!r:.60}; dimensions are whole numbers from 0 on")
     size = math.prod(shape)
-    if dtype in BYTES and size * BYTES[dtype] != content:
+    if dtype in ELEMENT_TYPES and size * ELEMENT_TYPES[dtype].size != content:
         raise BadFile(f"the tensor {name!r:.60} of {dtype} and shape {shape!r:.60} has {content!r:.60} bytes")
     return Size(name, size, dtype)

@@ -10,12 +10,13 @@ import json
 from mindspore_offload import machine, native_library
 from mindspore_offload.commands import sizes
 from mindspore_offload.commands.common import CommandError, positive, whole_number, whole_number_or_0
-from mindspore_offload.footprint import BYTES, MOST, estimate
+from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.footprint import MOST, estimate
 
 HELP = "the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
 
 LINK_GB_S = 25.0  # PCI Express 4.0 with 16 lanes, in practice
-SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+SHORT_DTYPES = {row.abbreviation: row.name for row in ELEMENT_TYPES.values()}
 MULTIPLES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 BYTE_UNITS = ((1, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
@@ -38,7 +39,7 @@ def add_options(parser):
     parser.add_argument(
         "--dtype",
         type=lambda text: SHORT_DTYPES.get(text, text),
-        choices=BYTES,
+        choices=ELEMENT_TYPES,
         help="train the parameters in this dtype; fp32, fp16 and bf16 are short names "
         "(default: the dtype that they have; with --params, a table for each dtype)",
     )
@@ -108,7 +109,7 @@ def run(arguments):
         )
     if arguments.params:
         parameters, count, others = arguments.params, arguments.params, {}
-        dtypes = [arguments.dtype] if arguments.dtype else list(BYTES)
+        dtypes = [arguments.dtype] if arguments.dtype else list(ELEMENT_TYPES)
         source = ""
     else:
         if arguments.net:

@@ -4,10 +4,9 @@
 
 import numpy as np
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+from mindspore_offload.dtypes import ELEMENT_TYPES
 
-# Bits of the fraction: two neighbours near 1 are 2**-bits apart.
-FRACTION_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 def adam(
@@ -50,6 +49,6 @@ def worst_error(actual, expected, dtype, roundings=1):
     allowed = 1e-6 * np.maximum(1, np.abs(expected))
     if dtype != "float32":
         exponent = np.maximum(np.frexp(np.abs(expected))[1] - 1, -14)
-        allowed = allowed + roundings * np.ldexp(0.5, exponent - FRACTION_BITS[dtype])
+        allowed = allowed + roundings * np.ldexp(0.5, exponent - ELEMENT_TYPES[dtype].fraction_bits)
     errors = np.abs(np.asarray(actual, np.float64) - expected) / allowed
     return errors.max() if np.isfinite(errors).all() else np.inf

@@ -9,7 +9,8 @@ import stat
 
 from mindspore_offload.commands import checkpoint_file, user_net
 from mindspore_offload.commands.common import CommandError
-from mindspore_offload.footprint import BYTES, Size
+from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.footprint import Size
 
 # Names in a training checkpoint that are no weights: states of optimizers, and statistics of normalization layers.
 NO_WEIGHT = re.compile(
@@ -43,7 +44,7 @@ def of_checkpoint(path):
     except checkpoint_file.BadFile as error:
         raise CommandError(f"--checkpoint {path!r} is not {kind}, or is damaged: {error}") from error
     tensors = [size for size in found.values() if size.size and not NO_WEIGHT.fullmatch(size.name)]
-    weights = [size for size in tensors if size.dtype in BYTES]
+    weights = [size for size in tensors if size.dtype in ELEMENT_TYPES]
     if not weights:
-        raise CommandError(f"--checkpoint {path!r} has no weights of {', '.join(BYTES)}; give one that has")
-    return weights, dict(collections.Counter(size.dtype for size in tensors if size.dtype not in BYTES))
+        raise CommandError(f"--checkpoint {path!r} has no weights of {', '.join(ELEMENT_TYPES)}; give one that has")
+    return weights, dict(collections.Counter(size.dtype for size in tensors if size.dtype not in ELEMENT_TYPES))

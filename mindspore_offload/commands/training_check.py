@@ -11,8 +11,8 @@ from mindspore import Parameter, Tensor, nn
 from mindspore_offload import AdamOffload
 from mindspore_offload.commands import oracle
 from mindspore_offload.commands.common import one_line
+from mindspore_offload.dtypes import ELEMENT_TYPES
 
-DTYPES = ("float32", "float16", "bfloat16")
 SIZE = 1001  # no multiple of a vector's length
 SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.01, "loss_scale": 1024.0}
 
@@ -31,7 +31,7 @@ class Product(nn.Cell):
 def failures(host_kernel, writeback):
     """Tries steps with these arguments of the optimizer. Returns the faults by dtype, empty if there are none."""
     found = {}
-    for dtype in DTYPES:
+    for dtype in ELEMENT_TYPES:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # doctor has reported a library that can't be used
