@@ -81,7 +81,8 @@ def test_large_states_of_a_parameter_do_not_share_cache_hashes(size):
     """
     parameter = Parameter(Tensor(np.zeros(size, np.float16)), name="weight")
     optimizer = AdamOffload([parameter])
-    starts = [state.data_ptr() for state in (optimizer.moment1[0], optimizer.moment2[0], optimizer.master[0])]
+    # Before MindSpore 2.9, data_ptr() is 0 before the first step.
+    starts = [state.memory.ctypes.data for state in (optimizer.moment1[0], optimizer.moment2[0], optimizer.master[0])]
     assert len({start % 4096 for start in starts}) == 3
     walk = [[zen_hash(start + offset) for start in starts] for offset in range(0, 4 * size, 4096)]
     assert np.mean([len(set(hashes)) == 3 for hashes in walk]) > 0.95
