@@ -113,9 +113,12 @@ test-oldest: dist $(OLDEST)/stamp
 	    test_shared_gradients.py test_moments.py \
 	    --deselect tests/test_placement.py::test_the_documentation_shows_what_the_command_prints
 
+# DeepSpeed compiles its kernel into a folder of its own: a lock that an interrupted build left in the home folder would
+# make it wait for ever.
 test-peers: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
+	TORCH_EXTENSIONS_DIR=$(abspath build/torch_extensions) PATH=$(abspath $(BIN)):$$PATH \
+	    $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
 
 # The headers of CUDA come from the package index. One process at a time: each test shares its MindSpore with others.
 second-memory: $(VENV)/stamp
