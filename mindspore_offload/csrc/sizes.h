@@ -13,7 +13,7 @@ namespace mindspore_offload {
 // Elements of a block: a multiple of 16. All that a block touches stays in the first-level cache.
 constexpr size_t kBlock = 128;
 
-// How far ahead of a block its memory is requested, in elements. With large blocks this hurts: `make bench-kernel`.
+// The distance ahead of a block at which memory is requested, in elements. It hurts large blocks: `make bench-kernel`.
 constexpr size_t kPrefetch = 512;
 
 // Elements that a thread fetches at a time. They are long runs, which memory likes, and end within some 60

@@ -112,7 +112,7 @@ void TestStochasticRounding() {
     const float value = FloatOf(random.Bits());
     const uint32_t bits = BitsOf(value), low = bits >> 16, rest = bits & 0xffff;
     if (!std::isfinite(value) || (bits & 0x7fffffff) >= 0x7f7f0000) continue;
-    // Of the 65,536 equally probable random numbers, as many round away from zero as the value is above the lower
+    // The 65,536 random numbers are equally probable. As many round away from zero as the value is above the lower
     // neighbour in parts of 65,536: the mean is the value.
     uint32_t up = 0, others = 0;
     for (uint32_t r = 0; r < 65536; ++r) {
