@@ -223,12 +223,14 @@ class AdamOffload(GuardedAttributes):
         self._dynamic_loss_scale = loss_scale if is_dynamic else None
         self._norm = None
         if clip or skip:
-            self._norm = GlobalNorm(operation.norm(), max_grad_norm, None if is_dynamic else scale, self.global_norm)
+            self._norm = GlobalNorm(operation.norm(tensors), max_grad_norm, None if is_dynamic else scale, self.global_norm)
         self._coefficients = Coefficients(rows.count, beta1, beta2, eps, scale, features)
         self._counters = Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps)
         # Gradients are handed on in the order of the buckets' parameters: first those that are updated on the host.
         self._order = tuple(sorted(range(len(is_small)), key=is_small.__getitem__)) if any(is_small) else ()
         self._updates = update.cells(tensors, is_small, operation, features, self.writeback)
+        # The native kernel sees in host memory which gradients are memory that it writes.
+        self._copies_parameters = operation is stock or context.get_context("device_target") != "CPU"
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
         self._successes = (True,) * (len(self.parameters) - 1)
         self.finish_attributes()
@@ -259,7 +261,8 @@ class AdamOffload(GuardedAttributes):
         self._check_gradients(self.parameters, gradients)
         if self.writeback == "assign":
             self._counters.begin()
-        gradients = host.map_(_apart_from_parameters, gradients)
+        if self._copies_parameters:
+            gradients = host.map_(_apart_from_parameters, gradients)
         loss_scale, clip, is_finite = None, None, None
         if self._dynamic_loss_scale is not None:
             loss_scale = host.reshape(writebacks.device_copy(self._dynamic_loss_scale), (1,))
@@ -282,7 +285,7 @@ class AdamOffload(GuardedAttributes):
 
 
 def _apart_from_parameters(gradient):  # type: ignore[no-untyped-def]
-    """Copies a gradient that is a Parameter itself, because an update may write that before it is read."""
+    """Copies a gradient that is a Parameter: an update may write it first, or the host not see its new value."""
     if not isinstance(gradient, Parameter):
         return gradient
     is_float32 = F.dtype(gradient) == mstype.float32

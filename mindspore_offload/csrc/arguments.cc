@@ -7,6 +7,7 @@
 namespace mindspore_offload {
 namespace {
 
+constexpr size_t kFloatsOfSum = sizeof(double) / sizeof(float);
 constexpr int kLeading = 2;  // coefficients and rows, before the tensors
 constexpr size_t kColumns = 11;
 static_assert(sizeof(AdamCoefficients) == kColumns * sizeof(float), "a row of the coefficient tensor");
@@ -137,15 +138,36 @@ Status ReadGradients(const Launch& launch, std::vector<Gradient>* gradients) {
   if (launch.HasNullTable() || launch.HasNull(launch.count)) return kBadPointer;
   const int output = launch.count - 1;
   if (!launch.IsFloat32(output)) return kBadType;
-  if (launch.Size(output) != 1) return kBadShape;
   gradients->resize(output);
+  size_t sums = 0;
   for (int i = 0; i < output; ++i) {
     Gradient& gradient = (*gradients)[i];
     if (!launch.ReadElement(i, &gradient.type)) return kBadType;
     gradient.data = launch.data[i];
     gradient.size = launch.Size(i);
     if (gradient.size == 0) return kBadShape;
+    sums += SumsOf(gradient.size);
   }
+  return launch.Size(output) == sums * kFloatsOfSum ? kOk : kBadShape;
+}
+
+Status ReadSums(const Launch& launch, SumsOfRanks* sums) {
+  if (launch.count != 3) return kBadCount;
+  if (launch.HasNullTable() || launch.HasNull(launch.count)) return kBadPointer;
+  if (!launch.IsFloat32(0) || !launch.HasType(1, "int32") || !launch.IsFloat32(2)) return kBadType;
+  const size_t floats = launch.Size(0), numbers = launch.Size(1);
+  if (numbers == 0 || numbers % 2 != 0 || launch.Size(2) != 1) return kBadShape;
+  const auto* rows = static_cast<const int32_t*>(launch.data[1]);
+  size_t sums_of_rank = 0;
+  for (size_t i = 0; i < numbers; i += 2) {
+    if (rows[i] <= 0) return kBadRow;
+    sums->gradients.push_back({static_cast<size_t>(rows[i]), rows[i + 1] != 0});
+    sums_of_rank += static_cast<size_t>(rows[i]);
+  }
+  if (floats == 0 || floats % (sums_of_rank * kFloatsOfSum) != 0) return kBadShape;
+  sums->ranks = floats / (sums_of_rank * kFloatsOfSum);
+  sums->sums.resize(floats / kFloatsOfSum);
+  std::memcpy(sums->sums.data(), launch.data[0], floats * sizeof(float));
   return kOk;
 }
 

@@ -26,8 +26,22 @@ enum class Writeback { kInPlace, kAssign };
 // difference for a float32 parameter, the new value for one with 16 bits.
 Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketItem>* bucket);
 
-// Reads the arguments of a norm. Inputs: gradients. Output: (1,) float32.
+// Reads the gradients of a sum of squares: all inputs. The output is float32: float64 sums, in pairs of numbers that
+// have their bits.
 Status ReadGradients(const Launch& launch, std::vector<Gradient>* gradients);
+
+// The arguments of a norm.
+struct SumsOfRanks {
+  std::vector<GradientSums> gradients;
+  std::vector<double> sums;
+  size_t ranks;
+};
+
+// Reads the arguments of a norm. Output: (1,) float32. Inputs:
+//
+//   sums        the outputs of the sums of squares, of all ranks
+//   gradients   (gradients, 2) int32: the number of sums on a rank, and 1 if each rank has those of its piece, else 0
+Status ReadSums(const Launch& launch, SumsOfRanks* sums);
 
 }  // namespace mindspore_offload
 

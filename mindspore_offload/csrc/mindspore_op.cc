@@ -3,6 +3,7 @@
 // The exports of the library: the operations in the form that MindSpore's ops.Custom(func_type="aot") launches, and a
 // few functions that the Python side calls through ctypes. Neither needs a header of MindSpore.
 
+#include <cstring>
 #include <new>
 #include <vector>
 
@@ -19,16 +20,30 @@ namespace {
 int RunUpdate(const Launch& launch, Writeback writeback) try {
   std::vector<BucketItem> bucket;
   const Status status = ReadBucket(launch, writeback, &bucket);
-  if (status == kOk) UpdateBucket(bucket);
+  if (status != kOk) return status;
+  const GradientCopies copies = CopySharedGradients(&bucket);
+  UpdateBucket(bucket);
+  return status;
+} catch (const std::bad_alloc&) {
+  return kNoMemory;
+}
+
+int RunSums(const Launch& launch) try {
+  std::vector<Gradient> gradients;
+  const Status status = ReadGradients(launch, &gradients);
+  if (status == kOk) {
+    const std::vector<double> sums = SumsOfSquares(gradients);
+    std::memcpy(launch.data[launch.count - 1], sums.data(), sums.size() * sizeof(double));
+  }
   return status;
 } catch (const std::bad_alloc&) {
   return kNoMemory;
 }
 
 int RunNorm(const Launch& launch) try {
-  std::vector<Gradient> gradients;
-  const Status status = ReadGradients(launch, &gradients);
-  if (status == kOk) *launch.Floats(launch.count - 1) = GlobalNorm(gradients);
+  SumsOfRanks sums;
+  const Status status = ReadSums(launch, &sums);
+  if (status == kOk) *launch.Floats(launch.count - 1) = NormOf(sums.gradients, sums.sums, sums.ranks);
   return status;
 } catch (const std::bad_alloc&) {
   return kNoMemory;
@@ -37,7 +52,7 @@ int RunNorm(const Launch& launch) try {
 }  // namespace
 }  // namespace mindspore_offload
 
-// arguments.h describes the inputs and outputs of all three.
+// arguments.h describes the inputs and outputs of all four.
 EXPORT int AdamInPlace(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
                        void* /*extra*/) {
   return mindspore_offload::RunUpdate({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kInPlace);
@@ -48,8 +63,13 @@ EXPORT int AdamAssign(int count, void** data, int* ndims, int64_t** shapes, cons
   return mindspore_offload::RunUpdate({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kAssign);
 }
 
-EXPORT int GradientNorm(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
-                        void* /*extra*/) {
+EXPORT int SumsOfSquares(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
+                         void* /*extra*/) {
+  return mindspore_offload::RunSums({count, data, ndims, shapes, dtypes});
+}
+
+EXPORT int GlobalNorm(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
+                      void* /*extra*/) {
   return mindspore_offload::RunNorm({count, data, ndims, shapes, dtypes});
 }
 

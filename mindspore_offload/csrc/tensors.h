@@ -13,6 +13,8 @@ namespace mindspore_offload {
 // The element type of a parameter, a gradient or a moment.
 enum class Element { kFloat32, kFloat16, kBFloat16 };
 
+inline size_t BytesOf(Element type) { return type == Element::kFloat32 ? 4 : 2; }
+
 // The tensors of one parameter. All that are present have `size` elements. There are three kinds of parameters:
 //
 //   parameter                 | weight        | delta      | parameter       | rounded

@@ -79,8 +79,6 @@ ALWAYS_INLINE void KeepRange(const AdamTensors& t, size_t begin, size_t end) {
   }
 }
 
-ALWAYS_INLINE size_t BytesOf(Element type) { return type == Element::kFloat32 ? 4 : 2; }
-
 // Asks the memory for the elements [begin, end) of a tensor, whose first element is at `data`, or which is absent.
 ALWAYS_INLINE void PrefetchTensor(const void* data, size_t element_bytes, size_t begin, size_t end) {
   constexpr size_t kLine = 64;
@@ -141,9 +139,7 @@ ALWAYS_INLINE double SumSquaresOfRange(Element type, const void* gradient, size_
   float wide[kBlock];
   for (size_t i = begin; i < end; i += kBlock) {
     const size_t size = std::min(kBlock, end - i);
-    if (end - i > kPrefetch) {
-      PrefetchTensor(gradient, BytesOf(type), i + kPrefetch, std::min(i + kPrefetch + kBlock, end));
-    }
+    PrefetchTensor(gradient, BytesOf(type), i + kPrefetch, i + kPrefetch + kBlock);  // beyond the end it is harmless
     const float* g = WideGradient<Conversion>(type, gradient, i, wide, size);
     size_t j = 0;
     for (; j + kLanes <= size; j += kLanes) {

@@ -5,7 +5,7 @@
 ``update(bucket, features, writeback)`` returns a Cell. Called with the coefficient tensor and all gradients of the
 optimizer, it updates the states of its bucket, and writes the parameters as `writeback` says.
 
-``norm()`` returns a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
+``norm(tensors)`` returns a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
 """
 
 import sys

@@ -12,6 +12,7 @@ from mindspore.ops import signature as sig
 
 from mindspore_offload import host, native_library
 from mindspore_offload.coefficients import COLUMNS, PREPARED
+from mindspore_offload.states.shard import BLOCK
 from mindspore_offload.update.gradient import ClipAndDecay
 from mindspore_offload.update.writeback import FreshValue, Write, on_device
 
@@ -21,9 +22,9 @@ def update(bucket, features, writeback):
     return _InPlace(bucket) if writeback == "in_place" else _Assign(bucket, features)
 
 
-def norm():
+def norm(tensors):
     """Returns the Cell that measures gradients. See `mindspore_offload.update`."""
-    return _Norm()
+    return _Norm(tensors)
 
 
 # Gradients are only read. But MindSpore simplifies a product with ones to the other factor, so a gradient may be the
@@ -141,14 +142,18 @@ class _Assign(_Update):
 
 
 class _Norm(nn.Cell):
-    """Measures all gradients in one launch."""
+    """Sums the squares of all gradients in blocks, then adds the sums."""
 
-    def __init__(self):
+    def __init__(self, tensors):
         super().__init__(auto_prefix=False)
-        self.norm = _Operation("GradientNorm", (1,), mstype.float32)
+        counts = [-(-each.parameter.size // BLOCK) for each in tensors]
+        self.rows = Tensor(np.array([(count, 0) for count in counts], np.int32))
+        # A float64 sum is two numbers of float32.
+        self.sums = _Operation("SumsOfSquares", (2 * sum(counts),), mstype.float32)
+        self.norm = _Operation("GlobalNorm", (1,), mstype.float32)
 
     def construct(self, gradients):
-        return self.norm(*gradients)
+        return self.norm(self.sums(*gradients), self.rows)
 
 
 class _Operation(ops.Custom):

@@ -5,6 +5,7 @@
 #include "../../mindspore_offload/csrc/arguments.h"
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -208,24 +209,89 @@ void TestNullTables() {
 }
 
 void TestGradients() {
-  float wide[6], norm;
+  float wide[6], sums[4];
   uint16_t half[2];
   std::vector<Gradient> found;
   const auto read = [&](const std::function<void(Call*)>& damage) {
     Call call;
-    call.arguments = {{"float32", {2, 3}, wide}, {"bfloat16", {2}, half}, {"float32", {1}, &norm}};
+    call.arguments = {{"float32", {2, 3}, wide}, {"bfloat16", {2}, half}, {"float32", {4}, sums}};
     damage(&call);
     return ReadGradients(call.Read(), &found);
   };
-  Expect(read([](Call*) {}) == kOk && found.size() == 2, "norm: good gradients");
-  Expect(found[0].type == Element::kFloat32 && found[0].data == wide && found[0].size == 6, "norm: first gradient");
-  Expect(found[1].type == Element::kBFloat16 && found[1].data == half && found[1].size == 2, "norm: second gradient");
-  Expect(read([](Call* c) { c->arguments.resize(1); }) == kBadCount, "norm: no gradient");
-  Expect(read([](Call* c) { c->arguments[1].data = nullptr; }) == kBadPointer, "norm: null pointer");
-  Expect(read([](Call* c) { c->arguments[1].dtype = "int16"; }) == kBadType, "norm: dtype of a gradient");
+  Expect(read([](Call*) {}) == kOk && found.size() == 2, "sums of squares: good gradients");
+  Expect(found[0].type == Element::kFloat32 && found[0].data == wide && found[0].size == 6, "sums: first gradient");
+  Expect(found[1].type == Element::kBFloat16 && found[1].data == half && found[1].size == 2, "sums: second gradient");
+  Expect(read([](Call* c) { c->arguments.resize(1); }) == kBadCount, "sums: no gradient");
+  Expect(read([](Call* c) { c->arguments[1].data = nullptr; }) == kBadPointer, "sums: null pointer");
+  Expect(read([](Call* c) { c->arguments[1].dtype = "int16"; }) == kBadType, "sums: dtype of a gradient");
+  Expect(read([](Call* c) { c->arguments[2].dtype = "float16"; }) == kBadType, "sums: dtype of the sums");
+  Expect(read([](Call* c) { c->arguments[0].shape[1] = 0; }) == kBadShape, "sums: empty gradient");
+  Expect(read([](Call* c) { c->arguments[2].shape[0] = 2; }) == kBadShape, "sums: number of sums");
+}
+
+void TestSums() {
+  double sums[6] = {1, 2, 3, 4, 5, 6};
+  int32_t rows[2][2] = {{2, 1}, {1, 0}};
+  float norm;
+  SumsOfRanks found;
+  const auto read = [&](const std::function<void(Call*)>& damage) {
+    Call call;
+    call.arguments = {{"float32", {12}, sums}, {"int32", {2, 2}, rows}, {"float32", {1}, &norm}};
+    damage(&call);
+    found = {};
+    return ReadSums(call.Read(), &found);
+  };
+  Expect(read([](Call*) {}) == kOk && found.ranks == 2, "norm: good sums of two ranks");
+  Expect(found.sums == std::vector<double>(sums, sums + 6), "norm: sums");
+  Expect(found.gradients.size() == 2 && found.gradients[0].count == 2 && found.gradients[0].is_piece &&
+             found.gradients[1].count == 1 && !found.gradients[1].is_piece,
+         "norm: gradients");
+  Expect(read([](Call* c) { c->arguments.resize(2); }) == kBadCount, "norm: no output");
+  Expect(read([](Call* c) { c->arguments[0].data = nullptr; }) == kBadPointer, "norm: null pointer");
+  Expect(read([](Call* c) { c->arguments[0].dtype = "float64"; }) == kBadType, "norm: dtype of the sums");
+  Expect(read([](Call* c) { c->arguments[1].dtype = "int64"; }) == kBadType, "norm: dtype of the rows");
   Expect(read([](Call* c) { c->arguments[2].dtype = "float16"; }) == kBadType, "norm: dtype of the norm");
-  Expect(read([](Call* c) { c->arguments[0].shape[1] = 0; }) == kBadShape, "norm: empty gradient");
+  Expect(read([](Call* c) { c->arguments[0].shape[0] = 8; }) == kBadShape, "norm: number of sums");
+  Expect(read([](Call* c) { c->arguments[1].shape = {3}; }) == kBadShape, "norm: number of rows");
   Expect(read([](Call* c) { c->arguments[2].shape[0] = 2; }) == kBadShape, "norm: shape of the norm");
+  rows[0][0] = -2;
+  Expect(read([](Call*) {}) == kBadRow, "norm: a negative number of sums");
+}
+
+// A gradient that lies in memory of the bucket is copied before anything is written, another one is not.
+void TestSharedGradients() {
+  float weights[2][8] = {}, gradients[8] = {}, moments[4][8] = {};
+  uint16_t rounded[8] = {};
+  const auto item = [&](int i, const void* gradient, size_t size) {
+    BucketItem made{};
+    made.tensors.weight = weights[i];
+    made.tensors.moment1 = moments[2 * i];
+    made.tensors.moment2 = moments[2 * i + 1];
+    made.tensors.gradient = gradient;
+    made.tensors.size = size;
+    return made;
+  };
+  weights[1][3] = 7.0f;
+  struct Place {
+    const char* name;
+    const void* gradient;
+    bool is_shared;
+  };
+  for (const Place& place : {Place{"of its own", gradients, false},
+                             {"another parameter", weights[1], true},
+                             {"a part of another parameter", weights[1] + 3, true},
+                             {"a moment", moments[3], true},
+                             {"a parameter with 16 bits", rounded, true}}) {
+    const std::string what = std::string("a gradient whose memory is ") + place.name;
+    std::vector<BucketItem> bucket = {item(0, place.gradient, 4), item(1, gradients, 8)};
+    bucket[1].tensors.rounded = rounded;
+    bucket[1].tensors.parameter_type = Element::kFloat16;
+    const GradientCopies copies = CopySharedGradients(&bucket);
+    Expect(copies.size() == (place.is_shared ? 1 : 0), what + ", copies");
+    Expect((bucket[0].tensors.gradient != place.gradient) == place.is_shared, what + ", is read elsewhere");
+    Expect(std::memcmp(bucket[0].tensors.gradient, place.gradient, 4 * sizeof(float)) == 0, what + ", is the same");
+    Expect(bucket[1].tensors.gradient == gradients, what + ", and the other one");
+  }
 }
 
 }  // namespace
@@ -240,4 +306,6 @@ void TestArguments() {
   TestAssignReadsAnotherType();
   TestNullTables();
   TestGradients();
+  TestSums();
+  TestSharedGradients();
 }
