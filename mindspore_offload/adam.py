@@ -2,6 +2,7 @@
 
 """The optimizer cell: its arguments, and the order of a step."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NoReturn, Optional, Union
 
@@ -11,13 +12,14 @@ from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from mindspore.ops import functional as F
 
-from mindspore_offload import checks, host, states, update
+from mindspore_offload import checks, host, ranks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
 from mindspore_offload.rows import Rows
 from mindspore_offload.step import Counters, GlobalNorm
-from mindspore_offload.update import stock
+from mindspore_offload.update import native, stock
 from mindspore_offload.update import writeback as writebacks
+from mindspore_offload.update.sharded import Cut
 
 
 class AdamOffload(GuardedAttributes):
@@ -190,6 +192,7 @@ class AdamOffload(GuardedAttributes):
         skip_nonfinite: bool = False,
         min_offload_size: int = 0,
         moment_dtype: mstype.Type = mstype.float32,
+        shard_states: bool = False,
     ) -> None:
         params, learning_rate = checks.with_lists(params), checks.with_lists(learning_rate)
         is_dynamic = isinstance(loss_scale, Parameter)
@@ -198,18 +201,26 @@ class AdamOffload(GuardedAttributes):
         checks.parameters(self.cls_name, self.parameters)
         checks.betas_and_eps(self.cls_name, beta1=beta1, beta2=beta2, eps=eps)
         checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
-        checks.keywords(self.cls_name, max_grad_norm, min_offload_size, moment_dtype)
+        checks.keywords(self.cls_name, max_grad_norm, min_offload_size, moment_dtype, shard_states)
         self.writeback = writebacks.choose(writeback, self.cls_name)
-        operation = update.choose(host_kernel, self.cls_name, moment_dtype)
+        operation = update.choose(host_kernel, self.cls_name, moment_dtype, shard_states)
         checks.device(self.cls_name, self.parameters, is_stock=operation is stock)
+        own = ranks.of_this_process(self.cls_name) if shard_states else ranks.ALONE
         clip, skip, unscale = max_grad_norm is not None, skip_nonfinite, is_dynamic or self.need_scale
         stochastic = moment_dtype != mstype.float32
         features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
 
         self._rows = rows = Rows(self)
         is_small = [parameter.size < min_offload_size for parameter in self.parameters]
-        dtypes = [mstype.float32 if small else moment_dtype for small in is_small]
-        tensors = [states.allocate(*each) for each in zip(self.parameters, dtypes, rows.of_parameter, rows.has_decay)]
+        if own.count > 1:
+            arguments = (beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter)
+            ranks.check_same(self.cls_name, own.count, self.parameters, arguments)
+        # Registered before the other states, and so loaded before them.
+        self._shard_state = states.shard_state(own) if own.count > 1 else None
+        tensors = [
+            states.allocate(parameter, moment_dtype, own, *each)
+            for parameter, *each in zip(self.parameters, rows.of_parameter, rows.has_decay, is_small)
+        ]
         self.params = self.parameters
         self.beta1, self.beta2, self.eps = (Tensor(value, mstype.float32) for value in (beta1, beta2, eps))
         self.beta1_power, self.beta2_power = (states.counter(f"beta{i}_power", 1, np.float32) for i in (1, 2))
@@ -223,14 +234,19 @@ class AdamOffload(GuardedAttributes):
         self._dynamic_loss_scale = loss_scale if is_dynamic else None
         self._norm = None
         if clip or skip:
-            self._norm = GlobalNorm(operation.norm(tensors), max_grad_norm, None if is_dynamic else scale, self.global_norm)
+            self._norm = GlobalNorm(
+                operation.norm(tensors), max_grad_norm, None if is_dynamic else scale, self.global_norm
+            )
         self._coefficients = Coefficients(rows.count, beta1, beta2, eps, scale, features)
         self._counters = Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps)
-        # Gradients are handed on in the order of the buckets' parameters: first those that are updated on the host.
-        self._order = tuple(sorted(range(len(is_small)), key=is_small.__getitem__)) if any(is_small) else ()
-        self._updates = update.cells(tensors, is_small, operation, features, self.writeback)
-        # The native kernel sees in host memory which gradients are memory that it writes.
-        self._copies_parameters = operation is stock or context.get_context("device_target") != "CPU"
+        self._cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False) if own.count > 1 else None
+        self._updates, self._order = update.cells(tensors, operation, features, self.writeback)
+        # A gradient that is a Parameter may be one that an update writes before it is read. In place, the native kernel
+        # sees that, if it has all of them in one bucket. Buckets would save no memory: Parameters are never freed.
+        self._sees_parameters = operation is native and self.writeback == "in_place"
+        self._updates_at_once = self._updates
+        if self._sees_parameters:
+            self._updates_at_once, _ = update.cells(tensors, operation, features, self.writeback, bound=math.inf)
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
         self._successes = (True,) * (len(self.parameters) - 1)
         self.finish_attributes()
@@ -261,8 +277,13 @@ class AdamOffload(GuardedAttributes):
         self._check_gradients(self.parameters, gradients)
         if self.writeback == "assign":
             self._counters.begin()
-        if self._copies_parameters:
+        updates = self._updates
+        if not self._sees_parameters:
             gradients = host.map_(_apart_from_parameters, gradients)
+        elif True in host.map_(_is_parameter, gradients):
+            updates = self._updates_at_once
+        if self._cuts is not None:
+            gradients = host.map_(_cut, self._cuts, gradients)
         loss_scale, clip, is_finite = None, None, None
         if self._dynamic_loss_scale is not None:
             loss_scale = host.reshape(writebacks.device_copy(self._dynamic_loss_scale), (1,))
@@ -277,11 +298,17 @@ class AdamOffload(GuardedAttributes):
             self.global_step, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
         )
         self._counters(beta1_power, beta2_power, is_finite)
+        if self._cuts is not None:  # all gradients are reduced, by collectives of the user's, before ours begin
+            coefficients = F.depend(coefficients, gradients)
         if self._order:
             gradients = host.map_(F.partial(_pick, gradients), self._order)
-        updated = host.map_(F.partial(_update, coefficients, gradients), self._updates)
+        updated = host.map_(F.partial(_update, coefficients, gradients), updates)
         # One `depend` for all. In a depend, MindSpore takes a constant tuple apart in quadratic time.
         return (F.depend(True, updated), *self._successes)
+
+
+def _is_parameter(gradient):  # type: ignore[no-untyped-def]
+    return isinstance(gradient, Parameter)
 
 
 def _apart_from_parameters(gradient):  # type: ignore[no-untyped-def]
@@ -290,6 +317,10 @@ def _apart_from_parameters(gradient):  # type: ignore[no-untyped-def]
         return gradient
     is_float32 = F.dtype(gradient) == mstype.float32
     return writebacks.device_copy(gradient) if is_float32 else F.cast(gradient, mstype.float32)
+
+
+def _cut(cut, gradient):  # type: ignore[no-untyped-def]
+    return cut(gradient)
 
 
 def _fresh_rate(rate):  # type: ignore[no-untyped-def]

@@ -104,6 +104,7 @@ class AdamWOffload(AdamOffload):
         skip_nonfinite: bool = False,
         min_offload_size: int = 0,
         moment_dtype: mstype.Type = mstype.float32,
+        shard_states: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -121,4 +122,5 @@ class AdamWOffload(AdamOffload):
             skip_nonfinite=skip_nonfinite,
             min_offload_size=min_offload_size,
             moment_dtype=moment_dtype,
+            shard_states=shard_states,
         )

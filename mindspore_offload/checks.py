@@ -145,11 +145,12 @@ def _check_type_of_loss_scale(cls_name, value):
         )
 
 
-def keywords(cls_name, max_grad_norm, min_offload_size, moment_dtype):
+def keywords(cls_name, max_grad_norm, min_offload_size, moment_dtype, shard_states):
     """Refuses wrong values of the arguments that `nn.AdamOffload` does not have."""
     _check_max_grad_norm(cls_name, max_grad_norm)
     _check_min_offload_size(cls_name, min_offload_size)
     _check_moment_dtype(cls_name, moment_dtype)
+    bools(cls_name, shard_states=shard_states)
 
 
 def _check_max_grad_norm(cls_name, value):

@@ -171,7 +171,9 @@ def test_gradients_are_not_copied(dtype, writeback):
     )
     found = placement_report(nn.TrainOneStepCell(net, optimizer), Tensor(np.ones((2, 300), np.float32)))
     launched = [operation for operation in found.operations if operation.name.startswith("Custom")]
-    assert sorted(launched) == [(f"Custom {name}", "host") for name in sorted([UPDATES[writeback], "SumsOfSquares", "GlobalNorm"])]
+    assert sorted(launched) == [
+        (f"Custom {name}", "host") for name in sorted([UPDATES[writeback], "SumsOfSquares", "GlobalNorm"])
+    ]
     on_device = [operation.name for operation in found.operations if operation.place == "device"]
     writes = {"float32": ["Add", "Select", "Assign"], "float16": ["Assign"], "bfloat16": ["InplaceCopy"]}
     copies = 1 + 2 * (dtype == "float16")  # on the CPU, there is no copy of bfloat16

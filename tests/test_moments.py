@@ -62,7 +62,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads, expected):
 
 
 def test_any_bound_of_buckets_gives_the_same_bits(expected, monkeypatch):
-    monkeypatch.setattr(buckets.cut, "__defaults__", (0, 1))
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", 1)
     assert_same(train(new_optimizer(), 6), expected)
 
 

@@ -10,7 +10,10 @@ from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
 from mindspore_offload.states import memory
-from mindspore_offload.states.state import clone_of, new_state
+from mindspore_offload.states.shard import Piece, piece_of
+from mindspore_offload.states.state import clone_of, new_state, shard_state
+
+__all__ = ["ParameterStates", "allocate", "counter", "shard_state"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,12 @@ class ParameterStates:
 
     Attributes:
         parameter (Parameter): The parameter, of dtype float32, float16 or bfloat16.
-        moment1, moment2 (Parameter): Its moments, float32 or bfloat16 in its shape.
-        master (Optional[Parameter]): The float32 master of a 16-bit parameter, in its shape. None for float32.
+        moment1, moment2 (Parameter): Its moments, float32 or bfloat16; in its shape, or in that of the piece.
+        master (Optional[Parameter]): The float32 master of a 16-bit parameter, likewise. None for float32.
         row (int): Its row of the coefficient tensor.
         has_decay (bool): True if that row has a weight decay.
+        is_small (bool): True if it is updated on the device, where its states then are.
+        piece (Optional[Piece]): The piece of it that this rank updates. None: all of it.
     """
 
     parameter: Parameter
@@ -31,6 +36,8 @@ class ParameterStates:
     master: Optional[Parameter]
     row: int
     has_decay: bool
+    is_small: bool
+    piece: Optional[Piece]
 
     @property
     def weight(self):
@@ -38,22 +45,24 @@ class ParameterStates:
         return self.parameter if self.master is None else self.master
 
 
-def allocate(parameter, moment_dtype, row, has_decay):
+def allocate(parameter, moment_dtype, ranks, row, has_decay, is_small):
     """Returns the `ParameterStates` of a parameter, with states of zeros that have no memory before the first step.
 
-    They are named ``moment1.<name>``, ``moment2.<name>`` and, for a 16-bit parameter, ``master.<name>``.
+    They are named ``moment1.<name>``, ``moment2.<name>`` and, for a 16-bit parameter, ``master.<name>``. `ranks` are
+    those that share them, a `Ranks`. The states of a small parameter are whole, and its moments float32.
 
     Masters start as zeros. The first step sees that a parameter is not its master rounded, takes it as changed from
     outside, and copies it into the master.
     """
-    dtypes = {"moment1": moment_dtype, "moment2": moment_dtype}
+    piece = None if is_small else piece_of(parameter.size, *ranks)
+    dtypes = dict.fromkeys(("moment1", "moment2"), mstype.float32 if is_small else moment_dtype)
     if parameter.dtype != mstype.float32:
         dtypes["master"] = mstype.float32
-    arrays = memory.zeros(parameter.shape, [Tensor(0, dtype).asnumpy().dtype for dtype in dtypes.values()])
-    states = {prefix: clone_of(parameter, prefix, array) for prefix, array in zip(dtypes, arrays)}
-    return ParameterStates(
-        parameter, states["moment1"], states["moment2"], states.get("master"), row=row, has_decay=has_decay
-    )
+    shape = (piece.size,) if piece else parameter.shape
+    arrays = memory.zeros(shape, [Tensor(0, dtype).asnumpy().dtype for dtype in dtypes.values()])
+    states = {prefix: clone_of(parameter, prefix, array, piece) for prefix, array in zip(dtypes, arrays)}
+    moments = states["moment1"], states["moment2"]
+    return ParameterStates(parameter, *moments, states.get("master"), row, has_decay, is_small, piece)
 
 
 def counter(name, value, dtype):

@@ -27,7 +27,7 @@ class Bucket:
         return self.start + len(self.tensors)
 
 
-def cut(tensors, start=0, limit=BUCKET_BYTES):
+def cut(tensors, start=0, limit=None):
     """Cuts parameters into buckets, the last parameters first.
 
     A bucket has at most `limit` bytes of parameters, or is a single larger parameter. Backward passes yield the
@@ -36,8 +36,9 @@ def cut(tensors, start=0, limit=BUCKET_BYTES):
     Args:
         tensors (Sequence[ParameterStates]): The parameters with their states.
         start (int): The index of the first one's gradient.
-        limit (int): The bound, in bytes.
+        limit (Optional[float]): The bound, in bytes. None: `BUCKET_BYTES`.
     """
+    limit = BUCKET_BYTES if limit is None else limit
     runs = _runs([each.parameter.nbytes for each in tensors], limit)
     return [Bucket(start + first, tuple(tensors[first:stop])) for first, stop in runs]
 

@@ -2,27 +2,38 @@
 
 """A state of the optimizer: a Parameter that keeps its own memory."""
 
+import math
+
 import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
+from mindspore_offload.states import shard
 
-def new_state(name, array):
-    """Returns the state of this name whose memory is `array`."""
+
+def new_state(name, array, kind=None):
+    """Returns the state of this name whose memory is `array`. Its class has `kind`, or `_State`, as its base."""
     # from_numpy shares the array's memory. The constructor of Parameter would copy it, and so touch every page.
     tensor = Tensor.from_numpy(array)
     state = Parameter(initializer("zeros", tensor.shape, tensor.dtype), name=name)
     state.set_data(tensor)
     # `Parameter.__new__` picks the class, so the subclass is set afterwards.
     state.own_dtype = state.loadable_dtype = tensor.dtype
-    state.__class__ = type(Parameter.__name__, (_State, type(state)), {})
-    state.memory = array
+    state.__class__ = type(Parameter.__name__, (kind or _State, type(state)), {})
+    state.memory, state.piece, state.whole_shape = array, None, tensor.shape
     return state
 
 
-def clone_of(parameter, prefix, array):
+def shard_state(ranks):
+    """Returns the state that tells a rank's checkpoint from those of other ranks. `ranks` is a `Ranks`."""
+    return new_state(shard.STATE, np.array(ranks, np.int32), _Shard)
+
+
+def clone_of(parameter, prefix, array, piece=None):
     """Returns the state ``<prefix>.<name of parameter>`` whose memory is `array`, as a clone of the parameter.
+
+    With a `Piece` it is this piece of the state.
 
     In MindSpore's sense: it has the parameter's settings, and the parameter lists it. Semi-automatic parallel slices
     exactly the clones of a parameter as it slices the parameter.
@@ -33,6 +44,7 @@ def clone_of(parameter, prefix, array):
     state.param_info = info
     state.name = name
     state.requires_aggr = parameter.requires_aggr
+    state.piece, state.whole_shape = piece, tuple(parameter.shape)
     if prefix != "master":
         state.loadable_dtype = _either_dtype_of_moments(state.own_dtype)
     info = parameter.param_info
@@ -75,40 +87,79 @@ class _State:
 
     @property
     def shape(self):
-        shape = super().shape
-        return _ShapeOfOne(shape) if shape == (1,) else shape
+        return _LoadableShape(super().shape, self.whole_shape)
 
     @property
     def dtype(self):
         return self.loadable_dtype
 
     def set_data(self, data, slice_shape=False):
-        """Copies a tensor of the state's shape, or of shape () for (1,), into the state's memory."""
+        """Copies a tensor of the state's shape, or of shape () for (1,), into the state's memory.
+
+        If the state is a piece, a tensor in the shape of the parameter gives it that piece.
+        """
         if not isinstance(data, Tensor):
             data = Tensor(data, self.own_dtype)
         if data.has_init:
             data = data.init_data()
-        if self.shape != tuple(data.shape):
+        shape, own_shape = tuple(data.shape), self.memory.shape
+        if shape not in (own_shape, self.whole_shape) and (own_shape, shape) != ((1,), ()):
             raise ValueError(
-                f"For the state '{self.name}', the data must have its shape {tuple(self.shape)}, "
-                f"but got {tuple(data.shape)}; load the checkpoint of a net with the same parameters."
+                f"For the state '{self.name}', the data must have its shape {self.whole_shape}{self._of_piece()}, but "
+                f"got {shape}; load the checkpoint of a net with the same parameters. Those of the ranks of a sharded "
+                f"training must be merged before another number of ranks loads them: python -m mindspore_offload merge."
             )
-        np.copyto(self.memory, data.astype(self.own_dtype).asnumpy().reshape(self.memory.shape))
+        loaded = data.astype(self.own_dtype).asnumpy()
+        if self.piece is not None and shape == self.whole_shape:
+            loaded = loaded.reshape(-1)[self.piece.begin : self.piece.begin + self.piece.size]
+            self.memory[len(loaded) :] = 0
+            np.copyto(self.memory[: len(loaded)], loaded)
+        else:
+            np.copyto(self.memory, loaded.reshape(own_shape))
         self.sliced = slice_shape
         return self
+
+    def _of_piece(self):
+        return f", or that of its piece, {self.memory.shape}" if self.piece is not None else ""
 
     def assign_value(self, value):
         """Does the same as `set_data`."""
         return self.set_data(value)
 
 
-class _ShapeOfOne(tuple):
-    """(1,), which also equals (). `load_param_into_net` compares shapes, and `nn.Adam` saves its powers with ()."""
+class _Shard(_State):
+    """The state that has the rank and the number of ranks. Loading must bring the same."""
 
-    __slots__ = ()
+    def set_data(self, data, slice_shape=False):
+        found, own = (np.ravel(each).tolist() for each in (data.asnumpy(), self.memory))
+        if found != own:
+            raise ValueError(
+                f"For the state '{self.name}', the checkpoint must be that of rank {own[0]} of {own[1]}, but got that "
+                f"of rank {found[0]} of {found[-1]}; load the file that this rank has saved, or let every rank load "
+                f"the file that 'python -m mindspore_offload merge' makes of those of all ranks."
+            )
+        return self
+
+
+class _LoadableShape(tuple):
+    """A state's shape, which also equals other shapes that a checkpoint may bring: `load_param_into_net` compares them.
+
+    The shape of one number equals (), because `nn.Adam` saves its powers so. The shape of a piece equals that of the
+    whole state. A large state equals any flat one: that may be a rank's piece, which `set_data` refuses in words that
+    help.
+    """
+
+    def __new__(cls, shape, whole):
+        self = super().__new__(cls, shape)
+        self.whole = whole
+        return self
 
     def __eq__(self, other):
-        return other in ((1,), ())
+        if not isinstance(other, tuple):
+            return False
+        is_one = len(other) == 0 and tuple.__eq__(self, (1,))
+        may_be_piece = len(other) == 1 and math.prod(self.whole) >= shard.MIN_SHARDED
+        return tuple.__eq__(self, other) or tuple.__eq__(self.whole, other) or is_one or may_be_piece
 
     def __ne__(self, other):
         return not self == other

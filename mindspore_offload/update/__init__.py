@@ -8,6 +8,7 @@ optimizer, it updates the states of its bucket, and writes the parameters as `wr
 ``norm(tensors)`` returns a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
 """
 
+import itertools
 import sys
 import warnings
 
@@ -23,11 +24,11 @@ HOST_KERNELS = ("auto", "native", "stock")
 _warned = set()
 
 
-def choose(host_kernel, cls_name, moment_dtype):
+def choose(host_kernel, cls_name, moment_dtype, shard_states):
     """Returns the module that `host_kernel` ("auto", "native" or "stock") stands for on this machine.
 
     Raises:
-        ValueError: If `host_kernel` is unknown, or is "stock" where moments are bfloat16.
+        ValueError: If `host_kernel` is unknown, or is "stock" where moments are bfloat16 or states are sharded.
         RuntimeError: If it is "native" and the native library can't be used. "auto" warns once and falls back to stock.
     """
     if host_kernel not in HOST_KERNELS:
@@ -35,11 +36,15 @@ def choose(host_kernel, cls_name, moment_dtype):
             f"For '{cls_name}', the argument 'host_kernel' must be one of {list(HOST_KERNELS)}, "
             f"but got {host_kernel!r}."
         )
-    stochastic = moment_dtype != mstype.float32
-    if stochastic and host_kernel == "stock":
+    needs_native = None
+    if shard_states:
+        needs_native = "'shard_states' is True"
+    elif moment_dtype != mstype.float32:
+        needs_native = "'moment_dtype' is bfloat16"
+    if needs_native and host_kernel == "stock":
         raise ValueError(
-            f"For '{cls_name}', the argument 'moment_dtype' can be bfloat16 only with the native host operation, "
-            f"because MindSpore's Adam has no stochastic rounding; use host_kernel='native'."
+            f"For '{cls_name}', the argument 'host_kernel' must be 'auto' or 'native' if {needs_native}, but got "
+            f"'stock', which MindSpore's operations are: they can't do that."
         )
     if host_kernel == "stock":
         return stock
@@ -47,10 +52,9 @@ def choose(host_kernel, cls_name, moment_dtype):
         native_library.load()
         return native
     except native_library.NativeLibraryError as error:
-        if stochastic:
+        if needs_native:
             raise RuntimeError(
-                f"For '{cls_name}', the argument 'moment_dtype' is bfloat16, which needs the native library, "
-                f"but {error}."
+                f"For '{cls_name}', the argument {needs_native}, which needs the native library, but {error}."
             ) from error
         if host_kernel == "native":
             raise RuntimeError(
@@ -61,20 +65,36 @@ def choose(host_kernel, cls_name, moment_dtype):
         return stock
 
 
-def cells(tensors, is_small, operation, features, writeback):
-    """Returns the Cells that update all parameters: by the host operation, and the small ones on the device.
+def cells(tensors, operation, features, writeback, bound=None):
+    """Returns the Cells that update all parameters, and the order in which these want the gradients.
+
+    The host operation updates buckets whose parameters are whole, and buckets of one dtype of which this rank has
+    pieces; small parameters are updated on the device. The order is empty if it is that of the parameters.
 
     Args:
         tensors (list[ParameterStates]): The parameters with their states.
-        is_small (list[bool]): True for each parameter that is updated on the device.
         operation (module): `native` or `stock`.
         features (Features): The parts of the algorithm.
         writeback (str): "in_place" or "assign".
+        bound (Optional[float]): The largest bucket, in bytes of parameters. None: `buckets.BUCKET_BYTES`.
     """
-    large, small = ([each for each, s in zip(tensors, is_small) if s == side] for side in (False, True))
-    on_host = [operation.update(bucket, features, writeback) for bucket in buckets.cut(large)]
-    on_device = [stock.update_on_device(bucket, features) for bucket in buckets.cut(small, start=len(large))]
-    return nn.CellList([*on_host, *on_device], auto_prefix=False)
+    order = sorted(range(len(tensors)), key=lambda i: _kind(tensors[i]))
+    updates, start = [], 0
+    for (is_small, *_), run in itertools.groupby((tensors[i] for i in order), key=_kind):
+        run = list(run)
+        for bucket in buckets.cut(run, start, bound):
+            if is_small:
+                updates.append(stock.update_on_device(bucket, features))
+            else:
+                updates.append(operation.update(bucket, features, writeback))
+        start += len(run)
+    is_sorted = order == list(range(len(tensors)))
+    return nn.CellList(updates, auto_prefix=False), () if is_sorted else tuple(order)
+
+
+def _kind(tensors):
+    """Returns a key that is equal for parameters that a bucket may hold."""
+    return tensors.is_small, tensors.piece is None, str(tensors.parameter.dtype) if tensors.piece else ""
 
 
 def _warn_once(message):

@@ -14,12 +14,14 @@ from mindspore_offload import host, native_library
 from mindspore_offload.coefficients import COLUMNS, PREPARED
 from mindspore_offload.states.shard import BLOCK
 from mindspore_offload.update.gradient import ClipAndDecay
+from mindspore_offload.update.sharded import Cut, Gather
 from mindspore_offload.update.writeback import FreshValue, Write, on_device
 
 
 def update(bucket, features, writeback):
     """Returns the Cell that updates a bucket. See `mindspore_offload.update`."""
-    return _InPlace(bucket) if writeback == "in_place" else _Assign(bucket, features)
+    is_sharded = bucket.tensors[0].piece is not None
+    return _InPlace(bucket) if writeback == "in_place" and not is_sharded else _Assign(bucket, features)
 
 
 def norm(tensors):
@@ -50,7 +52,8 @@ class _Update(nn.Cell):
         self.start, self.stop = bucket.start, bucket.stop
         # For each parameter its row, its key for stochastic rounding, and the index of its piece, 0 for all of it.
         keys = [zlib.crc32(each.parameter.name.encode()) for each in tensors]
-        self.rows = Tensor(np.array([(row, key, 0) for row, key in zip(rows, keys)], np.int64).astype(np.int32))
+        pieces = [each.piece.rank if each.piece else 0 for each in tensors]
+        self.rows = Tensor(np.array(list(zip(rows, keys, pieces)), np.int64).astype(np.int32))
         # Not by setattr, which would make the parameters attributes of this Cell by their names, `rows` for example.
         object.__setattr__(self, "parameters", ParameterTuple(parameters))
         self.moment1 = ParameterTuple(each.moment1 for each in tensors)
@@ -89,7 +92,7 @@ class _InPlace(_Update):
 
 
 class _Assign(_Update):
-    """Returns tensors, which the device then writes.
+    """Returns tensors, which the device then writes; of a piece, after it has gathered those of all ranks.
 
     The kernel clips and decays what it sees: all gradients, and the weights of parameters that have a master. Where a
     float32 parameter decays, the device does both, and the row that the kernel gets for it says that nothing is left.
@@ -107,11 +110,14 @@ class _Assign(_Update):
             [each.parameter for each in tensors if each.master is not None],
             _WRITTEN,
             # MindSpore takes an output of shape () for a number, so declare it as (1,).
-            tuple(tuple(each.parameter.shape) or (1,) for each in tensors),
+            tuple(tuple(each.moment1.shape) or (1,) for each in tensors),
             tuple(each.parameter.dtype for each in tensors),
         )
         self.has_masters = len(self.masters) > 0
-        self.fresh_values = nn.CellList([FreshValue(each) for each in self.parameters], auto_prefix=False)
+        self.cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False)
+        self.gather = Gather(tensors)
+        fresh_values = [FreshValue(each.parameter, each.piece) for each in tensors if each.master is not None]
+        self.fresh_values = nn.CellList(fresh_values, auto_prefix=False)
         self.no_rows = (None,) * len(tensors)
         self.reads_rows = any(decays) or features.skip
         self.some_penalty, self.has_penalty = any(has_penalty), tuple(has_penalty)
@@ -133,12 +139,12 @@ class _Assign(_Update):
             rows = host.map_(F.partial(_pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
         if self.some_penalty:
             gradients = host.map_(
-                F.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.weights
+                F.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.cuts, self.weights
             )
             coefficients = host.gather(coefficients, self.gathered_rows, 0)
             coefficients = host.select(self.is_prepared, self.prepared, coefficients)
         parameters = host.map_(_value_of, self.fresh_values) if self.has_masters else ()
-        return host.map_(_write, self.writes, self.launch(coefficients, parameters, gradients), rows)
+        return host.map_(_write, self.writes, self.gather(self.launch(coefficients, parameters, gradients)), rows)
 
 
 class _Norm(nn.Cell):
@@ -146,14 +152,19 @@ class _Norm(nn.Cell):
 
     def __init__(self, tensors):
         super().__init__(auto_prefix=False)
-        counts = [-(-each.parameter.size // BLOCK) for each in tensors]
-        self.rows = Tensor(np.array([(count, 0) for count in counts], np.int32))
+        counts = [-(-each.moment1.size // BLOCK) for each in tensors]
+        is_piece = [each.piece is not None for each in tensors]
+        self.rows = Tensor(np.array(list(zip(counts, is_piece)), np.int32))
+        self.gather = ops.AllGather() if any(is_piece) else None
         # A float64 sum is two numbers of float32.
         self.sums = _Operation("SumsOfSquares", (2 * sum(counts),), mstype.float32)
         self.norm = _Operation("GlobalNorm", (1,), mstype.float32)
 
     def construct(self, gradients):
-        return self.norm(self.sums(*gradients), self.rows)
+        sums = self.sums(*gradients)
+        if self.gather is not None:
+            sums = self.gather(sums)
+        return self.norm(sums, self.rows)
 
 
 class _Operation(ops.Custom):
@@ -191,8 +202,8 @@ def _pick(values, i):
     return values[i]
 
 
-def _prepare(clip_and_decay, has_penalty, row, gradient, parameter):
-    return clip_and_decay(row, gradient, parameter) if has_penalty else gradient
+def _prepare(clip_and_decay, has_penalty, row, gradient, cut, parameter):
+    return clip_and_decay(row, gradient, cut(parameter)) if has_penalty else gradient
 
 
 def _value_of(fresh_value):

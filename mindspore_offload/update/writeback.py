@@ -12,6 +12,7 @@ from mindspore.ops import auto_generate
 from mindspore.ops import functional as F
 
 from mindspore_offload.coefficients import DECOUPLED_DECAY, SKIP
+from mindspore_offload.update.sharded import Cut
 
 WRITEBACKS = ("auto", "in_place", "assign")
 
@@ -43,19 +44,21 @@ device_copy = ops.Primitive("TensorMove")
 
 
 class FreshValue(nn.Cell):
-    """Copies a parameter on the device, for the host to read.
+    """Copies a parameter, or this rank's piece of it, on the device, for the host to read.
 
     The host must not read the parameter itself. MindSpore would keep a copy in host memory that it refreshes after
     writes in the same graph, needed or not, and never after others: those would be lost.
     """
 
-    def __init__(self, parameter):
+    def __init__(self, parameter, piece=None):
         super().__init__(auto_prefix=False)
-        self.parameter = parameter
+        self.parameter, self.cut, self.is_piece = parameter, Cut(piece), piece is not None
         # MindSpore has no TensorMove for bfloat16 on the CPU, where host and device share the parameter's memory.
         self.copies = parameter.dtype != mstype.bfloat16 or context.get_context("device_target") != "CPU"
 
     def construct(self):
+        if self.is_piece:
+            return self.cut(self.parameter)
         return device_copy(self.parameter) if self.copies else self.parameter
 
 

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Cuts and gathers, on the device, the tensors of which each rank updates a piece. Whole tensors stay as they are.
+
+MindSpore's AllGather on the CPU knows no bfloat16, nor do its Reshape and Slice. There it goes by way of float32, which
+is exact.
+"""
+
+from mindspore import context, nn, ops
+from mindspore import dtype as mstype
+from mindspore.ops import functional as F
+
+from mindspore_offload import host
+
+
+class Cut(nn.Cell):
+    """Cuts this rank's piece of a tensor in the shape of a parameter.
+
+    Args:
+        piece (Union[Piece, None]): The piece. None: the tensor stays whole.
+    """
+
+    def __init__(self, piece):
+        super().__init__(auto_prefix=False)
+        self.is_piece = piece is not None
+        self.begin, self.size, self.padding = (piece.begin, piece.size, piece.padding) if piece else (0, 0, 0)
+        self.concat, self.slice, self.zeros = ops.Concat(), ops.Slice(), ops.Zeros()
+        self.is_cpu = context.get_context("device_target") == "CPU"
+
+    def construct(self, tensor):
+        if not self.is_piece:
+            return tensor
+        dtype = F.dtype(tensor)
+        widens = self.is_cpu and dtype == mstype.bfloat16
+        if widens:
+            tensor = F.cast(tensor, mstype.float32)
+        tensor = F.reshape(tensor, (-1,))
+        if self.padding:
+            tensor = self.concat((tensor, self.zeros((self.padding,), F.dtype(tensor))))
+        tensor = self.slice(tensor, (self.begin,), (self.size,))
+        return F.cast(tensor, dtype) if widens else tensor
+
+
+class Gather(nn.Cell):
+    """Makes whole tensors of the pieces that all ranks have, with one AllGather.
+
+    Messages have no tag, so every rank must launch all collectives in the same order. It does: the write of what is
+    gathered and the update of the next bucket have side effects, so they keep the order of the program.
+
+    Args:
+        tensors (Sequence[ParameterStates]): The parameters of a bucket. They have one dtype and pieces, or no pieces.
+    """
+
+    def __init__(self, tensors):
+        super().__init__(auto_prefix=False)
+        self.is_sharded = tensors[0].piece is not None
+        if not self.is_sharded:
+            return
+        sizes = [each.piece.size for each in tensors]
+        widens = tensors[0].parameter.dtype == mstype.bfloat16 and context.get_context("device_target") == "CPU"
+        self.travels_as = mstype.float32 if widens else tensors[0].parameter.dtype
+        self.gather, self.concat = ops.AllGather(), ops.Concat()
+        self.shape = (tensors[0].piece.ranks, sum(sizes))
+        self.takes = nn.CellList([_Take(each, sum(sizes[:i])) for i, each in enumerate(tensors)], auto_prefix=False)
+
+    def construct(self, pieces):
+        if not self.is_sharded:
+            return pieces
+        gathered = self.gather(F.cast(self.concat(pieces), self.travels_as))
+        return host.map_(F.partial(_take, F.reshape(gathered, self.shape)), self.takes)
+
+
+class _Take(nn.Cell):
+    """Takes one parameter out of what all ranks have sent."""
+
+    def __init__(self, tensors, offset):
+        super().__init__(auto_prefix=False)
+        piece = tensors.piece
+        self.begin, self.size = (0, offset), (piece.ranks, piece.size)
+        self.padding, self.whole = piece.padding, (piece.whole,)
+        self.shape, self.dtype = tuple(tensors.parameter.shape), tensors.parameter.dtype
+        self.slice = ops.Slice()
+
+    def construct(self, gathered):
+        values = F.reshape(self.slice(gathered, self.begin, self.size), (-1,))
+        if self.padding:
+            values = self.slice(values, (0,), self.whole)
+        return F.cast(F.reshape(values, self.shape), self.dtype)
+
+
+def _take(gathered, take):
+    return take(gathered)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""States that the ranks share: the same bits as with whole states, after a resume too, and what is refused."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sharded
+from mindspore import Parameter, Tensor
+
+from mindspore_offload import AdamOffload, AdamWOffload
+
+
+def start(part, folder, ranks):
+    """Runs a part of sharded.py on so many ranks. Returns what each of them found, and the exit status of msrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = (
+        *(sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={ranks}"),
+        *(f"--local_worker_num={ranks}", f"--master_port={port}", "--join=True", f"--log_dir={folder}/log"),
+        *(sharded.__file__, part, str(folder)),
+    )
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # msrun starts the first python
+    process = subprocess.run(command, env={**os.environ, "PATH": path}, cwd=folder, capture_output=True, text=True)
+    found = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{part} *.json"))]
+    return found, process.returncode
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids="{}-ranks".format)
+def compared(request, tmp_path_factory):
+    found, status = start("compare", tmp_path_factory.mktemp("compared"), request.param)
+    assert status == 0
+    assert len(found) == request.param
+    return found
+
+
+@pytest.mark.parametrize("scenario", sharded.SCENARIOS)
+def test_the_same_bits_as_with_whole_states(compared, scenario):
+    for of_rank in compared:
+        found = of_rank[scenario]
+        assert found["moved"]
+        assert found["same losses"]
+        assert found["same names"]
+        assert not found["differing"]
+        sharded_weights = {name.split(".")[1] for name in found["pieces"]}
+        assert sharded_weights == {"weight0", "weight2", "weight4"}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    found, status = start("save", folder, 2)
+    assert found == []
+    assert status != 0
+    assert len(list(folder.glob("*of 2.ckpt"))) == 2 * len(sharded.RESUMED)
+    return folder
+
+
+def test_all_ranks_killed_and_resumed(saved):
+    found, status = start("resume", saved, 2)
+    assert status == 0
+    assert len(found) == 2
+    for of_rank in found:
+        for name in sharded.RESUMED:
+            assert of_rank[name] == {"missing": [], "same losses": True, "differing": []}, name
+
+
+def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
+    found, status = start("refuse", tmp_path, 2)
+    assert status == 0
+    assert len(found) == 2
+    for rank, messages in enumerate(found):
+        for name in ("shapes", "number", "arguments"):
+            assert messages[name].startswith("ValueError: For 'AdamOffload', the optimizers of all ranks must have")
+        assert "the same shapes of the parameters" in messages["shapes"]
+        assert "the same number of parameters" in messages["number"]
+        assert "the same arguments" in messages["arguments"]
+        assert "'weight0' of rank 1 is not that of rank 0; call mindspore.set_seed" in messages["values"]
+        expected = f"must be that of rank {rank} of 2, but got that of rank {1 - rank} of 2"
+        assert expected in messages["file of another rank"]
+        assert "python -m mindspore_offload merge" in messages["file of a rank in a whole optimizer"]
+
+
+@pytest.mark.parametrize("optimizer", [AdamOffload, AdamWOffload])
+def test_without_communication(optimizer):
+    parameters = [Parameter(Tensor(np.ones(3, np.float32)), name="w")]
+    with pytest.raises(
+        RuntimeError, match=rf"For '{optimizer.__name__}', the argument 'shard_states' can be True only"
+    ):
+        optimizer(parameters, shard_states=True)
+
+
+def test_wrong_values():
+    parameters = [Parameter(Tensor(np.ones(3, np.float32)), name="w")]
+    with pytest.raises(TypeError, match="the argument 'shard_states' must be a bool, but got 1 of type int"):
+        AdamOffload(parameters, shard_states=1)
+    with pytest.raises(ValueError, match="the argument 'host_kernel' must be 'auto' or 'native' if 'shard_states' is"):
+        AdamOffload(parameters, shard_states=True, host_kernel="stock")
+
+
+def test_one_rank_has_whole_states(tmp_path):
+    (found,), status = start("alone", tmp_path, 1)
+    assert status == 0
+    assert found["shapes"] == [list(shape) for shape in sharded.SHAPES]
+    assert "shard" not in found["names"]
