@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reads names, shapes and dtypes from a checkpoint file, and none of its values.
+"""Reads names, shapes, dtypes and places of the tensors in a checkpoint file, and none of their values.
 
 The file may be damaged or made to do harm: everything in it is checked and has a limit. What a file says of itself
 never decides how much is read or allocated.
@@ -9,16 +9,19 @@ never decides how much is read or allocated.
 import json
 import math
 import struct
+from typing import NamedTuple
 
 from mindspore_offload.dtypes import ELEMENT_TYPES
-from mindspore_offload.footprint import Size
 
+METADATA = "__metadata__"  # in the header of a safetensors file, beside the tensors
+CHECKSUM_TEXT = "crc_num"  # the name of the checksum in it
 SAFETENSORS_DTYPES = {row.code: row.name for row in ELEMENT_TYPES.values()}
 
 HEADER_LIMIT = 2**24  # bytes of a safetensors header, about 100 per tensor; parsing may need 30 times that in memory
 TENSORS_LIMIT = 2**18  # entries of a .ckpt
 TEXT_LIMIT = 2**16  # bytes of a name or a dtype in a .ckpt
 DIMS_LIMIT = 64
+MAP = "map"  # stands for the dtype of a map of parameters in a .ckpt
 DIGITS_LIMIT = 20  # of a number in a header; 2**64 has as many
 
 
@@ -26,8 +29,71 @@ class BadFile(Exception):
     """A file that is not what its name says. The text says why."""
 
 
+class Entry(NamedTuple):
+    """A tensor in a checkpoint file.
+
+    Attributes:
+        name (str): Its name.
+        shape (tuple[int]): Its shape.
+        dtype (str): The name of its dtype in MindSpore, in lower case. An unknown dtype keeps the file's name for it.
+        code (str): The file's name for its dtype.
+        places (list[range]): The places of its bytes in the file, in their order.
+    """
+
+    name: str
+    shape: tuple
+    dtype: str
+    code: str
+    places: list
+
+    @property
+    def size(self):
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def length(self):
+        """The number of its bytes."""
+        return sum(place.stop - place.start for place in self.places)
+
+
 def safetensors(file, length):
-    """Yields the size of each tensor of a safetensors file: eight bytes of length, a header in JSON, the values."""
+    """Yields each tensor of a safetensors file: eight bytes of length, a header in JSON, the values."""
+    tensors, start = _header(file)
+    tensors.pop(METADATA, None)
+    places = []
+    for name, tensor in tensors.items():
+        try:
+            dtype, shape, (begin, end) = tensor["dtype"], list(tensor["shape"]), tensor["data_offsets"]
+            in_order = 0 <= begin <= end
+            code = f"{dtype}"
+            dtype = SAFETENSORS_DTYPES.get(dtype, code)
+        except (TypeError, KeyError, ValueError) as error:
+            raise BadFile(f"the entry of the tensor {name!r:.60} is not one of a tensor") from error
+        if not in_order:
+            raise BadFile(f"the tensor {name!r:.60} begins at byte {begin} and ends at {end}")
+        places.append(range(start + begin, start + end))
+        yield _checked(Entry(name, shape, dtype, code, places[-1:]))
+    total = sum(place.stop - place.start for place in places)
+    if total != length - start:
+        raise BadFile(f"its tensors have {total:,} bytes together, but {length - start:,} bytes follow its header")
+    for place in sorted(places, key=lambda place: (place.start, place.stop)):
+        if place.start != start:
+            raise BadFile("the values of two of its tensors overlap, or are apart")
+        start = place.stop
+
+
+def metadata(file):
+    """Returns the texts by name in the header of a safetensors file."""
+    found = _header(file)[0].get(METADATA, {})
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise BadFile(f"{METADATA} in its header is not an object of texts")
+    return found
+
+
+def _header(file):
+    """Returns the header of a safetensors file, and the place where the values begin."""
+    file.seek(0)
     (size,) = struct.unpack("<Q", _exactly(file, 8))
     if size > HEADER_LIMIT:
         raise BadFile(f"its header would have {size:,} bytes, and at most {HEADER_LIMIT:,} are read")
@@ -44,21 +110,7 @@ def safetensors(file, length):
         raise BadFile("its header is not valid JSON") from error
     if not isinstance(tensors, dict):
         raise BadFile("its header is not a JSON object")
-    tensors.pop("__metadata__", None)
-    values, total = length - 8 - size, 0
-    for name, tensor in tensors.items():
-        try:
-            dtype, shape, (begin, end) = tensor["dtype"], list(tensor["shape"]), tensor["data_offsets"]
-            in_order = 0 <= begin <= end
-            dtype = SAFETENSORS_DTYPES.get(dtype, f"{dtype}")
-        except (TypeError, KeyError, ValueError) as error:
-            raise BadFile(f"the entry of the tensor {name!r:.60} is not one of a tensor") from error
-        if not in_order:
-            raise BadFile(f"the tensor {name!r:.60} begins at byte {begin} and ends at {end}")
-        yield _checked(name, shape, dtype, end - begin)
-        total += end - begin
-    if total != values:
-        raise BadFile(f"its tensors have {total:,} bytes together, but {values:,} bytes follow its header")
+    return tensors, 8 + size
 
 
 def _unique(pairs):
@@ -83,51 +135,54 @@ def _no_number(text):
 
 
 def ckpt(file, length):
-    """Yields the size of each tensor of a MindSpore checkpoint.
+    """Yields each tensor of a MindSpore checkpoint.
 
     A large tensor comes in several Values, one after the other, each with the dims of the whole.
     """
-    stop = length - CHECKSUM_BYTES if _has_checksum(file, length) else length
-    last, content = None, 0
-    for number, value in _fields(file, 0, stop, TENSORS_LIMIT):
+    last = None
+    for number, value in _fields(file, 0, length - len(checksum_field(file, length)), TENSORS_LIMIT):
         if number != 1 or not isinstance(value, range):
             raise BadFile("it does not consist of the entries of a checkpoint")
-        tensor, size = _value(file, value)
-        if last and last[0] != tensor[0]:
-            yield _checked(*last, content)
-            content = 0
-        last, content = tensor, content + size
+        entry = _value(file, value)
+        if last and last.name == entry.name:
+            last.places.extend(entry.places)
+            last = entry._replace(places=last.places)
+            continue
+        if last:
+            yield _checked(last)
+        last = entry
     if last:
-        yield _checked(*last, content)
+        yield _checked(last)
 
 
 def _value(file, place):
-    """Returns the name, the dims and the dtype of a Value, and the number of bytes of its content."""
+    """Returns the tensor in a Value, unchecked."""
     fields = dict(_fields(file, place.start, place.stop, DIMS_LIMIT))
-    name, dims, dtype, content = _text(file, fields.get(1)), [], "map", 0
-    if 2 not in fields:  # a map of parameters, which no optimizer here updates
-        return (name, dims, dtype), content
-    place = _place(fields[2])
-    for number, value in _fields(file, place.start, place.stop, DIMS_LIMIT):
-        if number == 1:
-            dims.append(value)
-        elif number == 2:
-            dtype = _text(file, value).lower()
-        elif number == 3:
-            content = len(_place(value))
-    if dims == [0] and content:  # as MindSpore saves a shape of ()
+    name, dims, code, places = _text(file, fields.get(1)), [], MAP, []
+    if 2 in fields:  # else a map of parameters, which no optimizer here updates
+        place = _place(fields[2])
+        for number, value in _fields(file, place.start, place.stop, DIMS_LIMIT):
+            if number == 1:
+                dims.append(value)
+            elif number == 2:
+                code = _text(file, value)
+            elif number == 3:
+                places = [_place(value)]
+    if dims == [0] and places and places[0]:  # as MindSpore saves a shape of ()
         dims = []
-    return (name, dims, dtype), content
+    return Entry(name, dims, code.lower(), code, places)
 
 
-CHECKSUM_BYTES = 17  # "crc_num" and a number of ten bytes
+CHECKSUM_NAME, CHECKSUM_BYTES = CHECKSUM_TEXT.encode(), 17  # the name, and a number of ten bytes
 
 
-def _has_checksum(file, length):
+def checksum_field(file, length):
+    """Returns the last bytes of a .ckpt, with the checksum of the bytes before; b"" if it has none."""
     if length < CHECKSUM_BYTES:
-        return False
+        return b""
     file.seek(length - CHECKSUM_BYTES)
-    return file.read(7) == b"crc_num"
+    field = _exactly(file, CHECKSUM_BYTES)
+    return field if field.startswith(CHECKSUM_NAME) else b""
 
 
 def _fields(file, start, stop, limit):
@@ -184,14 +239,14 @@ def _exactly(file, size):
     return content
 
 
-def _checked(name, shape, dtype, content):
-    """Returns the size of a tensor whose shape fits its `content`, in bytes."""
+def _checked(entry):
+    """Returns a tensor whose shape fits its bytes."""
+    name, shape, dtype = entry.name, entry.shape, entry.dtype
     if len(shape) > DIMS_LIMIT:
         raise BadFile(f"the tensor {name!r:.60} has more than {DIMS_LIMIT} dimensions")
     # bool is a subclass of int, and -1 as a varint is 2**64 - 1.
     if not all(type(dim) is int and 0 <= dim < 2**63 for dim in shape):
         raise BadFile(f"the shape of the tensor {name!r:.60} is {shape!r:.60}; dimensions are whole numbers from 0 on")
-    size = math.prod(shape)
-    if dtype in ELEMENT_TYPES and size * ELEMENT_TYPES[dtype].size != content:
-        raise BadFile(f"the tensor {name!r:.60} of {dtype} and shape {shape!r:.60} has {content!r:.60} bytes")
-    return Size(name, size, dtype)
+    if dtype in ELEMENT_TYPES and entry.size * ELEMENT_TYPES[dtype].size != entry.length:
+        raise BadFile(f"the tensor {name!r:.60} of {dtype} and shape {shape!r:.60} has {entry.length!r:.60} bytes")
+    return entry._replace(shape=tuple(shape))

@@ -3,11 +3,10 @@
 """Finds the sizes of a model's parameters, from a net or from a checkpoint, without memory for their values."""
 
 import collections
-import os
 import re
-import stat
 
-from mindspore_offload.commands import checkpoint_file, user_net
+from mindspore_offload.commands import user_net
+from mindspore_offload.commands.checkpoint_source import Source
 from mindspore_offload.commands.common import CommandError
 from mindspore_offload.dtypes import ELEMENT_TYPES
 from mindspore_offload.footprint import Size
@@ -27,23 +26,9 @@ def of_net(spec):
 
 def of_checkpoint(path):
     """Returns the sizes of the weights in a .ckpt or .safetensors file, and how many others there are by dtype."""
-    read, kind = checkpoint_file.ckpt, "a checkpoint of MindSpore"
-    if path.lower().endswith(".safetensors"):
-        read, kind = checkpoint_file.safetensors, "a file of safetensors"
-    try:
-        # Opening a FIFO would wait for a writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CommandError(f"--checkpoint {path!r} is not a regular file; give the path of {kind}")
-            if not status.st_size:
-                raise checkpoint_file.BadFile("it is empty")
-            found = {size.name: size for size in read(file, status.st_size)}  # of a name, MindSpore loads the last
-    except OSError as error:
-        raise CommandError(f"--checkpoint {path!r} can't be read: {error.strerror}; give the path of a file") from error
-    except checkpoint_file.BadFile as error:
-        raise CommandError(f"--checkpoint {path!r} is not {kind}, or is damaged: {error}") from error
-    tensors = [size for size in found.values() if size.size and not NO_WEIGHT.fullmatch(size.name)]
+    with Source(path, "--checkpoint") as source:
+        found = [Size(entry.name, entry.size, entry.dtype) for entry in source.entries().values()]
+    tensors = [size for size in found if size.size and not NO_WEIGHT.fullmatch(size.name)]
     weights = [size for size in tensors if size.dtype in ELEMENT_TYPES]
     if not weights:
         raise CommandError(f"--checkpoint {path!r} has no weights of {', '.join(ELEMENT_TYPES)}; give one that has")
