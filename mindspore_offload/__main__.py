@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs ``python -m mindspore_offload doctor | estimate``."""
+"""Runs ``python -m mindspore_offload doctor | estimate | merge``."""
 
 import os
 import signal

@@ -34,6 +34,10 @@ def tensor(shape="[2]", dtype='"F32"', offsets="[0, 8]", name='"w"'):
     return f'{{{name}: {{"dtype": {dtype}, "shape": {shape}, "data_offsets": {offsets}}}}}'
 
 
+def two_tensors(offsets):
+    return tensor()[:-1] + ", " + tensor(offsets=offsets, name='"v"')[1:]
+
+
 def varint(number):
     return bytes([number]) if number < 128 else bytes([number % 128 + 128]) + varint(number // 128)
 
@@ -81,6 +85,8 @@ SAFETENSORS = {
     "offsets-in-reverse": (header(tensor(offsets="[8, 0]"), 8), "begins at byte 8 and ends at 0"),
     "offsets-of-text": (header(tensor(offsets='["0", "8"]'), 8), "is not one of a tensor"),
     "negative-offset": (header(tensor("[4]", offsets="[-8, 8]"), 8), "begins at byte -8"),
+    "overlap": (header(two_tensors("[4, 12]"), 16), "overlap, or are apart"),
+    "apart": (header(two_tensors("[9, 17]"), 16), "overlap, or are apart"),
     "dtype-of-a-list": (header(tensor(dtype="[]"), 8), "is not one of a tensor"),
 }
 CKPT = {

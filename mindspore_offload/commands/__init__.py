@@ -2,8 +2,8 @@
 
 """The commands of ``python -m mindspore_offload``.
 
-A command is a module with ``HELP``, ``add_options(parser)`` and ``run(arguments)``, which returns the exit status. It
-imports MindSpore in ``run`` and not before, so that help and refusals come at once.
+A command is a module with ``HELP`` ("prints ..."), ``add_options(parser)`` and ``run(arguments)``, which returns the
+exit status. It imports MindSpore in ``run`` and not before, so that help and refusals come at once.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import os
 import sys
 import tempfile
 
-from mindspore_offload.commands import doctor, estimate
+from mindspore_offload.commands import doctor, estimate, merge
 from mindspore_offload.commands.common import CommandError
 
-COMMANDS = {"doctor": doctor, "estimate": estimate}
+COMMANDS = {"doctor": doctor, "estimate": estimate, "merge": merge}
 
 USAGE_ERROR, INTERRUPTED = 2, 130  # exit statuses; the doctor returns 1 if it found a fault
 
@@ -49,7 +49,8 @@ def main(argv=None):
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
-        command.add_options(commands.add_parser(name, help=command.HELP, description=f"Prints {command.HELP}."))
+        description = f"{command.HELP[0].upper()}{command.HELP[1:]}."
+        command.add_options(commands.add_parser(name, help=command.HELP, description=description))
     arguments = parser.parse_args(argv)
     try:
         with _scratch_folder():

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mindspore_offload import __version__, machine, native_library
 from mindspore_offload.commands.common import one_line
 
-HELP = "checks of everything that is used on this machine, and a cure for each fault"
+HELP = "prints checks of everything that is used on this machine, and a cure for each fault"
 
 # As in pyproject.toml: the first release that is supported, and the first that no longer is. 2.10.1 would be untested.
 SUPPORTED = {"Python": ((3, 9), (3, 13)), "MindSpore": ((2, 7, 0), (2, 10, 1)), "numpy": ((1, 26), (2,))}

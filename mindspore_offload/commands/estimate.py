@@ -13,7 +13,7 @@ from mindspore_offload.commands.common import CommandError, positive, whole_numb
 from mindspore_offload.dtypes import ELEMENT_TYPES
 from mindspore_offload.footprint import MOST, estimate
 
-HELP = "the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
+HELP = "prints the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
 
 LINK_GB_S = 25.0  # PCI Express 4.0 with 16 lanes, in practice
 SHORT_DTYPES = {row.abbreviation: row.name for row in ELEMENT_TYPES.values()}

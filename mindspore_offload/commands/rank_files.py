@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The checkpoints that the ranks of a sharded optimizer saved: puts them in order and checks that they fit together."""
+
+import re
+from typing import NamedTuple
+
+from mindspore_offload.commands.checkpoint_file import MAP
+from mindspore_offload.commands.checkpoint_source import Source
+from mindspore_offload.commands.common import CommandError
+from mindspore_offload.shard import STATE, piece_size
+
+# The states that no parameter has: they are whole, and equal on all ranks.
+COUNTERS = re.compile(r"beta[12]_power|learning_rate(_group_\d+)?|global_(step|norm)|skipped_steps")
+STATE_DTYPES = {"moment1": ("float32", "bfloat16"), "moment2": ("float32", "bfloat16"), "master": ("float32",)}
+
+SAME_STEP = "give the files that all ranks of one training saved in the same step"
+
+
+class RankFile(NamedTuple):
+    """The checkpoint of a rank.
+
+    Attributes:
+        source (Source): The open file.
+        entries (dict[str, Entry]): Its tensors, by name.
+        optimizers (tuple[str]): The prefix of each sharded optimizer's states, as the cell that holds it gives it.
+        rank, ranks (int): The rank, and the number of ranks.
+        step (int): The number of steps taken.
+    """
+
+    source: Source
+    entries: dict
+    optimizers: tuple
+    rank: int
+    ranks: int
+    step: int
+
+    def blocks(self, name):
+        """Yields the bytes of a tensor in blocks, which have the same sizes in the files of all ranks."""
+        return self.source.blocks(self.entries[name].places)
+
+
+class Layout(NamedTuple):
+    """How the tensors of the ranks make a whole checkpoint.
+
+    Attributes:
+        cut (dict[str, Entry]): The states of which each rank has a piece, with the parameter whose shape they have.
+        equal (set[str]): The names of the tensors that must be equal on all ranks.
+        dropped (set[str]): The names of the tensors that a whole checkpoint does not have.
+    """
+
+    cut: dict
+    equal: set
+    dropped: set
+
+
+def in_order(sources):
+    """Returns the `RankFile` of each rank in the order of the ranks, of which none may be missing."""
+    files, first = {}, None
+    for source in sources:
+        file = _rank_file(source)
+        first = first or file
+        if file.ranks != first.ranks:
+            raise CommandError(
+                f"{file.source} is of {file.ranks} ranks, but {first.source} is of {first.ranks}; {SAME_STEP}"
+            )
+        if file.rank in files:
+            raise CommandError(
+                f"rank {file.rank} of {file.ranks} is in both {files[file.rank].source} and {file.source}; {SAME_STEP}"
+            )
+        files[file.rank] = file
+    missing = next((rank for rank in range(first.ranks) if rank not in files), None)
+    if missing is not None:
+        raise CommandError(f"rank {missing} of {first.ranks} is missing; {SAME_STEP}")
+    return [files[rank] for rank in range(first.ranks)]
+
+
+def _rank_file(source):
+    entries = source.entries()
+    prefixes = [name[: -len(STATE)] for name in entries if name == STATE or name.endswith(f".{STATE}")]
+    optimizers = tuple(prefix for prefix in prefixes if f"{prefix}global_step" in entries)
+    if not optimizers:
+        raise CommandError(
+            f"{source} was not saved by an optimizer with shard_states=True: it has no {STATE!r} and 'global_step'; "
+            f"other checkpoints are whole"
+        )
+    shards = {source.integers(entries[f"{prefix}{STATE}"], 2) for prefix in optimizers}
+    rank, ranks = min(shards)
+    if len(shards) > 1 or not 0 <= rank < ranks:
+        raise source.damaged(f"it says that its rank is {' and '.join(f'{r} of {n}' for r, n in sorted(shards))}")
+    (step,) = source.integers(entries[f"{optimizers[0]}global_step"], 1)
+    return RankFile(source, entries, optimizers, rank, ranks, step)
+
+
+def layout_of(files):
+    """Checks that the files are of one training and one step, and returns their `Layout`."""
+    first = files[0]
+    for file in files[1:]:
+        _check_same_tensors(first, file)
+        if file.step != first.step:
+            raise CommandError(
+                f"{file.source} is of step {file.step}, but {first.source} of step {first.step}; {SAME_STEP}"
+            )
+    for entry in first.entries.values():
+        if entry.code == MAP:
+            raise CommandError(f"{first.source} has a map of parameters, {entry.name!r:.60}, which can't be merged")
+    layout = Layout({}, set(), {f"{prefix}{STATE}" for prefix in first.optimizers})
+    for prefix in first.optimizers:
+        for name in first.entries:
+            if not name.startswith(prefix):
+                continue
+            kind, _, parameter = name[len(prefix) :].partition(".")
+            if COUNTERS.fullmatch(name[len(prefix) :]):
+                layout.equal.add(name)
+            # A net may have a parameter of such a name, but hardly of both.
+            elif kind == "moment1" and f"{prefix}moment2.{parameter}" in first.entries:
+                _add_states(layout, first, prefix, parameter)
+    return layout
+
+
+def _check_same_tensors(first, file):
+    for one, other in ((first, file), (file, first)):
+        missing = next((name for name in one.entries if name not in other.entries), None)
+        if missing is not None:
+            raise CommandError(f"{other.source} has no {missing!r:.60}, but {one.source} has; {SAME_STEP}")
+    for name, entry in first.entries.items():
+        other = file.entries[name]
+        if (entry.shape, entry.code) != (other.shape, other.code):
+            raise CommandError(
+                f"{name!r:.60} has the shape {other.shape!r:.60} and the dtype {other.code:.20} in {file.source}, but "
+                f"{entry.shape!r:.60} and {entry.code:.20} in {first.source}; {SAME_STEP}"
+            )
+
+
+def _add_states(layout, file, prefix, name):
+    """Adds the states of a parameter to the layout, and the parameter, to which the optimizer gave this name."""
+    parameters = _parameters(file, prefix, name)
+    layout.equal.update(parameter.name for parameter in parameters)
+    shape, piece = parameters[0].shape, piece_size(parameters[0].size, file.ranks)
+    for kind, dtypes in STATE_DTYPES.items():
+        state = file.entries.get(f"{prefix}{kind}.{name}")
+        if state is None:  # a float32 parameter has no master
+            continue
+        if state.dtype not in dtypes:
+            raise file.source.damaged(f"{state.name!r:.60} has the dtype {state.code:.20}, not {' or '.join(dtypes)}")
+        if state.shape == shape:
+            layout.equal.add(state.name)
+        elif piece and state.shape == (piece,):
+            layout.cut[state.name] = parameters[0]
+        else:
+            raise file.source.damaged(
+                f"{state.name!r:.60} has the shape {state.shape!r:.60}, but on one of {file.ranks} ranks it would have "
+                f"{(piece,) if piece else shape!r:.60}"
+            )
+
+
+def _parameters(file, prefix, name):
+    """Returns the entries of the parameter that has this name in those of its states.
+
+    A cell that holds the optimizer, or the net, may have prefixed the parameter's name since. Then these are all that
+    may be it by their names and sizes. They have one shape.
+    """
+    for candidate in (f"{prefix}{name}", name):
+        if candidate in file.entries:
+            return [file.entries[candidate]]
+    states = tuple(f"{optimizer}{kind}." for optimizer in file.optimizers for kind in STATE_DTYPES)
+    shape = file.entries[f"{prefix}moment1.{name}"].shape
+    found = [
+        entry
+        for entry in file.entries.values()
+        if entry.name.endswith(f".{name}")
+        and not entry.name.startswith(states)
+        and shape in (entry.shape, (piece_size(entry.size, file.ranks),))
+    ]
+    if len({entry.shape for entry in found}) != 1:
+        raise CommandError(
+            f"{file.source} has the moments of {name!r:.60}, but {'several parameters' if found else 'no parameter'} "
+            f"of that name, which tells their shape; save the training cell or the optimizer with all its parameters"
+        )
+    return found
