@@ -22,7 +22,7 @@ constexpr size_t kChunk = size_t{1} << 17;
 
 // Elements of a gradient whose squares are summed on their own: the sums of all blocks are then added in their order.
 // A piece of a gradient is a multiple of this, so that the norm does not depend on the number of ranks: see BLOCK in
-// states/shard.py.
+// shard.py.
 constexpr size_t kSumBlock = 1024;
 
 }  // namespace mindspore_offload

@@ -9,8 +9,8 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
+from mindspore_offload.shard import Piece, piece_of
 from mindspore_offload.states import memory
-from mindspore_offload.states.shard import Piece, piece_of
 from mindspore_offload.states.state import clone_of, new_state, shard_state
 
 __all__ = ["ParameterStates", "allocate", "counter", "shard_state"]

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
-from mindspore_offload.states import shard
+from mindspore_offload import shard
 
 
 def new_state(name, array, kind=None):

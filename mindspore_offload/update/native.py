@@ -12,7 +12,7 @@ from mindspore.ops import signature as sig
 
 from mindspore_offload import host, native_library
 from mindspore_offload.coefficients import COLUMNS, PREPARED
-from mindspore_offload.states.shard import BLOCK
+from mindspore_offload.shard import BLOCK
 from mindspore_offload.update.gradient import ClipAndDecay
 from mindspore_offload.update.sharded import Cut, Gather
 from mindspore_offload.update.writeback import FreshValue, Write, on_device
