@@ -100,8 +100,8 @@ def training(tensors, shard_states):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tensors", type=int, default=64, help="tensors of 2^20 parameters (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=15, help="timed steps (default: %(default)s)")
+    parser.add_argument("--tensors", type=int, default=32, help="tensors of 2^20 parameters (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=9, help="timed steps (default: %(default)s)")
     options = parser.parse_args()
     ms.set_context(mode=ms.GRAPH_MODE)
     init()

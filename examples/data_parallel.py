@@ -3,9 +3,10 @@
 """Train on several workers, each with an `AdamOffload` of its own, and compare with one process and the joint batch.
 
 MindSpore's `msrun` starts the workers. Each computes the gradients of its share of a batch, MindSpore's AllReduce
-averages them, and each worker's optimizer updates its own copy of the weights on its own part of the cores. At the end
-the weights and states have to be the same bits on all workers, and worker 0 trains once more, alone, with the joint
-batches: the losses have to agree within the rounding of float32. Takes about half a minute on two cores:
+averages them, and each worker's optimizer updates its own copy of the weights on its own part of the cores. With
+--shard-states the workers share the states: each updates one piece of each. At the end the weights, and whole states,
+have to be the same bits on all workers, and worker 0 trains once more, alone, with the joint batches: the losses have
+to agree within the rounding of float32. Takes about half a minute on two cores:
 
     pip install '.[examples]'
     msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=output/data_parallel examples/data_parallel.py
@@ -59,21 +60,21 @@ class Gather(nn.Cell):
         return self.gather(x)
 
 
-def new_training(seed):
+def new_training(seed, shard_states=False):
     """Returns a new loss and its optimizer. All workers get the same weights, from the same seed."""
     ms.set_seed(seed)
     gpt = GPT(layers=2, width=96, heads=6, length=LENGTH)
-    return Loss(gpt), AdamOffload(gpt.trainable_params(), 1e-3)
+    return Loss(gpt), AdamOffload(gpt.trainable_params(), 1e-3, shard_states=shard_states)
 
 
 def train(step, batches):
     return np.array([float(step(*map(Tensor, batch)).asnumpy()) for batch in batches])
 
 
-def digest(optimizer):
-    """Returns a hash of all bits of weights and states, as eight int32."""
+def digest(parameters):
+    """Returns a hash of all bits of some parameters, as eight int32."""
     sha = hashlib.sha256()
-    for parameter in [*optimizer.parameters, *optimizer.moment1, *optimizer.moment2]:
+    for parameter in parameters:
         sha.update(parameter.asnumpy().tobytes())
     return np.frombuffer(sha.digest(), np.int32)
 
@@ -81,6 +82,7 @@ def digest(optimizer):
 def main():
     parser = arguments.parser(__doc__, EPOCHS)
     arguments.add_steps(parser, STEPS)
+    parser.add_argument("--shard-states", action="store_true", help="let the workers share the states")
     options = arguments.parse(parser)
     if "MS_ROLE" not in os.environ:
         sys.exit(
@@ -96,16 +98,20 @@ def main():
     steps = arguments.steps(options, epoch=len(training[0]) // BATCH)
     batches = list(text.in_order(training, BATCH, steps, options.seed).create_tuple_iterator(output_numpy=True))
     share = slice(rank * BATCH // workers, (rank + 1) * BATCH // workers)
-    loss, optimizer = new_training(options.seed)
+    loss, optimizer = new_training(options.seed, options.shard_states)
     losses = train(ParallelStep(loss, optimizer, workers), [[column[share] for column in batch] for batch in batches])
     threads = native_library.load().MindsporeOffloadThreads()
     print(f"worker {rank} of {workers}: AdamOffload has {threads} of {len(os.sched_getaffinity(0))} cores")
     print(f"worker {rank} of {workers}: loss {losses[0]:.4f} in the first step, {losses[-1]:.4f} in step {steps}")
 
-    digests = Gather()(Tensor(digest(optimizer))).asnumpy().reshape(workers, -1)
+    states = [*optimizer.moment1, *optimizer.moment2]
+    print(f"worker {rank} of {workers}: its states have {sum(each.nbytes for each in states) / 1e6:.1f} MB")
+    alike = "weights" if options.shard_states else "weights and states"
+    same = [*optimizer.parameters, *([] if options.shard_states else states)]
+    digests = Gather()(Tensor(digest(same))).asnumpy().reshape(workers, -1)
     if (digests != digests[0]).any():
-        sys.exit("The weights or the states of the workers differ.")
-    print(f"worker {rank} of {workers}: weights and states are the same bits on all workers")
+        sys.exit(f"The {alike} of the workers differ.")
+    print(f"worker {rank} of {workers}: {alike} are the same bits on all workers")
     if rank == 0:
         alone = train(nn.TrainOneStepCell(*new_training(options.seed)), batches)
         differences = np.abs(losses - alone) / alone

@@ -112,6 +112,11 @@ class AdamOffload(GuardedAttributes):
             their mean; the random bits depend only on the step, the name of the parameter and the element. Needs the
             native host operation. Parameters below `min_offload_size` keep float32 moments. Default:
             ``mindspore.float32`` .
+        shard_states (bool): Whether the ranks of a data-parallel training share the states. Each rank then holds,
+            updates and saves one piece of each state with at least 16,384 elements, and the device gathers the results
+            (ZeRO stage 1, Rajbhandari et al., `arXiv:1910.02054 <https://arxiv.org/abs/1910.02054>`_, section 5.1). The
+            weights have the same bits as with whole states. Needs `mindspore.communication.init` and the native host
+            operation. With a single rank, states are whole. Default: ``False`` .
 
     With `max_grad_norm` or `skip_nonfinite`, the state `global_norm`, of shape (1,) and dtype float32, has the norm of
     the last step. The host measures it, which needs one more pass over the gradients.
@@ -129,7 +134,7 @@ class AdamOffload(GuardedAttributes):
         TypeError: If `beta1`, `beta2` or `eps` is not a float.
         TypeError: If `loss_scale` is neither a float nor a Parameter of float32 with one element.
         TypeError: If `weight_decay` is neither float, int nor Cell.
-        TypeError: If `use_locking`, `use_nesterov` or `skip_nonfinite` is not a bool.
+        TypeError: If `use_locking`, `use_nesterov`, `skip_nonfinite` or `shard_states` is not a bool.
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
         TypeError: If the dtype of a parameter is none of those above.
         TypeError: If a parameter is bfloat16 and the device target is GPU.
@@ -141,13 +146,15 @@ class AdamOffload(GuardedAttributes):
         ValueError: If `max_grad_norm` is not greater than 0 and finite in float32.
         ValueError: If `min_offload_size` is less than 0.
         ValueError: If `host_kernel` or `writeback` is unknown.
-        ValueError: If `moment_dtype` is neither float32 nor bfloat16, or is bfloat16 while `host_kernel` is
-            ``"stock"``.
+        ValueError: If `moment_dtype` is neither float32 nor bfloat16.
+        ValueError: If `host_kernel` is ``"stock"`` while `moment_dtype` is bfloat16 or `shard_states` is True.
+        ValueError: If `shard_states` is True and the ranks have other parameters, values of them, or arguments.
         ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
         ValueError: If a gradient has another shape than its parameter.
-        RuntimeError: If `host_kernel` is ``"native"`` or `moment_dtype` is bfloat16, and the native library can't be
-            used; the message says why.
+        RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is bfloat16 or `shard_states` is True, and the
+            native library can't be used; the message says why.
+        RuntimeError: If `shard_states` is True and the communication between ranks is not initialized.
         RuntimeError: If `host_kernel` is ``"stock"``, or falls back to it, and the device target is not CPU.
         RuntimeError: If the parallel mode is neither stand_alone nor data_parallel.
         RuntimeError: If the device target is Ascend and the jit level is O2.

@@ -57,6 +57,7 @@ class AdamWOffload(AdamOffload):
         skip_nonfinite (bool): As in `AdamOffload`. Default: ``False`` .
         min_offload_size (int): As in `AdamOffload`. Default: ``0`` .
         moment_dtype (mindspore.dtype): As in `AdamOffload`. Default: ``mindspore.float32`` .
+        shard_states (bool): As in `AdamOffload`. Default: ``False`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - As in `AdamOffload`.

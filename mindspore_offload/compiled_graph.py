@@ -19,6 +19,8 @@ try:
 except ImportError:  # before MindSpore 2.9
     from mindspore.common.api import _cell_graph_executor
 
+_OPTIMIZER = "/optimizer-"  # in the scope of its operations
+
 # Operations that only order or group values, and run nowhere.
 _NO_OPERATION = {"Constant", "Load", "Depend", "UpdateState", "MakeTuple", "TupleGetItem"}
 
@@ -54,6 +56,7 @@ class PlacementReport:
             is on the host when only operations on the host use it.
         to_host_bytes (int): Bytes that a step moves from the device to the host.
         to_device_bytes (int): Bytes that a step moves from the host to the device.
+        interconnect_bytes (int): Bytes that a step receives from the devices of other ranks, if these share the states.
     """
 
     operations: tuple[Operation, ...]
@@ -61,18 +64,22 @@ class PlacementReport:
     state_bytes: dict[str, dict[str, int]]
     to_host_bytes: int
     to_device_bytes: int
+    interconnect_bytes: int
 
     def __str__(self) -> str:
         lines = [f"{'operation':32}{'placed on':>10}{'launches':>10}"]
         counted = sorted(Counter(self.operations).items(), key=lambda item: (item[0].place, item[0].name))
         lines += [f"{name:32}{place:>10}{count:10}" for (name, place), count in counted]
         lines += ["", f"{'':32}{'bytes':>16}{'a parameter':>14}"]
-        for what, size in (
-            ("state on the host", sum(self.state_bytes["host"].values())),
-            ("state on the device", sum(self.state_bytes["device"].values())),
-            ("device to host, a step", self.to_host_bytes),
-            ("host to device, a step", self.to_device_bytes),
-        ):
+        sizes = {
+            "state on the host": sum(self.state_bytes["host"].values()),
+            "state on the device": sum(self.state_bytes["device"].values()),
+            "device to host, a step": self.to_host_bytes,
+            "host to device, a step": self.to_device_bytes,
+        }
+        if self.interconnect_bytes:
+            sizes["from other devices, a step"] = self.interconnect_bytes
+        for what, size in sizes.items():
             lines.append(f"{what:32}{size:16,}{size / self.parameters:14.2f}")
         return "\n".join(lines)
 
@@ -112,6 +119,7 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
         state_bytes=state_bytes,
         to_host_bytes=to_host,
         to_device_bytes=to_device,
+        interconnect_bytes=graph.gathered,
     )
 
 
@@ -145,6 +153,7 @@ class _Graph:
         self._sizes = {parameter.name: _bytes_of(parameter) for parameter in model.graph.parameter}
         self._places: dict[str, Optional[str]] = {}  # of each value that an operation makes
         self._groups: dict[str, Iterable[str]] = {}  # of what only groups or passes on values: what it groups
+        self.gathered = 0  # bytes that the optimizer's AllGathers bring
         nodes: list[_Node] = []
         for graph in (model.graph, *model.functions):
             for node in graph.node:
@@ -155,7 +164,7 @@ class _Graph:
             values = set().union(*(self._values(name) for name in node.inputs))
             for value in values:
                 self._users[value].append(node)
-            if "/optimizer-" in node.scope or node.place == "host" or any(_last(value) in states for value in values):
+            if _OPTIMIZER in node.scope or node.place == "host" or any(_last(value) in states for value in values):
                 self.step.append(node)
 
     def _read(self, node: NodeProto, primitives: dict[str, PrimitiveProto]) -> Iterator[_Node]:
@@ -174,6 +183,8 @@ class _Graph:
             primitive = primitives.get(reference)
             place = "host" if _attribute(primitive, "primitive_target") == "CPU" else "device"
             self._places[value] = place
+            if name == "AllGather" and _OPTIMIZER in node.domain:
+                self.gathered += self._sizes[value] - self._sizes[node.input[0]]
             if name == "Custom":
                 path_and_function = _attribute(primitive, "func_name")
                 name = f"Custom {path_and_function.rpartition(':')[2]}"

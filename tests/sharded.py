@@ -8,6 +8,7 @@ A part is one of:
     save       trains to the end, and once more to the middle, where it saves and kills itself
     resume     loads what this rank, or a merged file, has in the middle, and trains to the end
     refuse     makes optimizers that differ between the ranks, and loads the files of other ranks
+    placement  reports what a step moves
     alone      makes an optimizer on a single rank
 """
 
@@ -23,7 +24,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
 from mindspore.ops import composite as C
 
-from mindspore_offload import AdamOffload, AdamWOffload
+from mindspore_offload import AdamOffload, AdamWOffload, placement_report
 from mindspore_offload.states import buckets
 
 STEPS = 50
@@ -221,6 +222,20 @@ def refuse(folder):
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
+
+
+def placement(_):
+    """Returns the bytes that a step moves, and those of the parameters."""
+    dtypes, optimizer, arguments = SCENARIOS["float16"]
+    net = Net(dtypes)
+    made = optimizer(net.trainable_params(), shard_states=True, writeback="assign", **arguments)
+    report = placement_report(Step(net, made), Tensor(1, F32), Tensor(1, F32))
+    return {
+        "bytes": [report.to_host_bytes, report.to_device_bytes, report.interconnect_bytes],
+        "pieces": sum(each.size for each, whole in zip(made.moment1, net.weights) if each.shape != whole.shape),
+        "small": sum(each.size for each, whole in zip(made.moment1, net.weights) if each.shape == whole.shape),
+        "table": str(report),
+    }
 
 
 def alone(_):

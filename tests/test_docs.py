@@ -23,7 +23,10 @@ import mindspore_offload
 PACKAGE = Path(mindspore_offload.__file__).parent
 PUBLIC = [name for name in mindspore_offload.__all__ if callable(getattr(mindspore_offload, name))]
 REFERENCE = [page for page in pages.names("en") if page.startswith("mindspore_offload.")]
-PROGRAMS = [page for page in pages.names("en") if page not in REFERENCE and pages.code("en", page, "python")]
+WITH_MSRUN = "devices"  # test_sharded.py runs it
+PROGRAMS = [
+    page for page in pages.names("en") if page not in (*REFERENCE, WITH_MSRUN) and pages.code("en", page, "python")
+]
 
 # The examples of convert_adam_weight_decay cause this warning, and the pages say so.
 pytestmark = pytest.mark.filterwarnings("ignore:nn.AdamWeightDecay does not correct the bias")

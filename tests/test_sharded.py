@@ -8,28 +8,34 @@ import socket
 import subprocess
 import sys
 
+import mindspore as ms
 import numpy as np
+import pages
 import pytest
 import sharded
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, nn
 
-from mindspore_offload import AdamOffload, AdamWOffload
+from mindspore_offload import AdamOffload, AdamWOffload, commands
 
 
 def start(part, folder, ranks):
     """Runs a part of sharded.py on so many ranks. Returns what each of them found, and the exit status of msrun."""
+    status = msrun(sharded.__file__, folder, ranks, part, folder)
+    return [json.loads(file.read_text()) for file in sorted(folder.glob(f"{part} *.json"))], status
+
+
+def msrun(program, folder, ranks, *arguments):
+    """Runs a program on so many ranks, in a folder that also gets their output. Returns the exit status of msrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = (
         *(sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={ranks}"),
         *(f"--local_worker_num={ranks}", f"--master_port={port}", "--join=True", f"--log_dir={folder}/log"),
-        *(sharded.__file__, part, str(folder)),
+        *map(str, (program, *arguments)),
     )
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # msrun starts the first python
-    process = subprocess.run(command, env={**os.environ, "PATH": path}, cwd=folder, capture_output=True, text=True)
-    found = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{part} *.json"))]
-    return found, process.returncode
+    return subprocess.run(command, env={**os.environ, "PATH": path}, cwd=folder, capture_output=True).returncode
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{}-ranks".format)
@@ -88,6 +94,35 @@ def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", [AdamOffload, AdamWOffload])
+def test_placement_report_counts_pieces(tmp_path):
+    """Of float16 parameters: gradients as float32, the values now, and back the new ones. Counters cross the link, too."""
+    found, status = start("placement", tmp_path, 2)
+    assert status == 0
+    for of_rank in found:
+        to_host, to_device, interconnect = of_rank["bytes"]
+        pieces, small = of_rank["pieces"], of_rank["small"]
+        assert 0 <= to_host - 6 * (pieces + small) < 100
+        assert to_device == 2 * (pieces + small)
+        assert interconnect == 2 * pieces
+        assert "from other devices, a step" in of_rank["table"]
+
+
+def test_the_example_of_the_guide(tmp_path):
+    """It runs with msrun, and its files merge into one that loads into an optimizer with whole states."""
+    program = tmp_path / "train.py"
+    program.write_text("\n\n".join(pages.code("en", "devices", "python")))
+    assert msrun(program, tmp_path, 2) == 0
+    for rank in range(2):
+        printed = (tmp_path / "log" / f"worker_{rank}.log").read_text()
+        assert f"rank {rank} holds 131,072 of 262,144 elements" in printed
+    merged = tmp_path / "whole.ckpt"
+    assert commands.main(["merge", *(str(tmp_path / f"rank{rank}.ckpt") for rank in range(2)), "-o", str(merged)]) == 0
+    net = nn.SequentialCell(nn.Dense(512, 512), nn.Dense(512, 10))
+    whole = AdamOffload(net.trainable_params())
+    assert ms.load_param_into_net(whole, ms.load_checkpoint(str(merged)), strict_load=True) == ([], [])
+    assert whole.moment1[0].asnumpy().any()
+
+
 def test_without_communication(optimizer):
     parameters = [Parameter(Tensor(np.ones(3, np.float32)), name="w")]
     with pytest.raises(

@@ -44,7 +44,7 @@ def choose(host_kernel, cls_name, moment_dtype, shard_states):
     if needs_native and host_kernel == "stock":
         raise ValueError(
             f"For '{cls_name}', the argument 'host_kernel' must be 'auto' or 'native' if {needs_native}, but got "
-            f"'stock', which MindSpore's operations are: they can't do that."
+            f"'stock': MindSpore's operations neither update a piece of a state nor round stochastically."
         )
     if host_kernel == "stock":
         return stock
