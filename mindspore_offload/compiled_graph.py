@@ -172,7 +172,9 @@ class _Graph:
         reference = node.op_type.removeprefix("REF::")
         name = reference.split(":")[0]
         (value,) = node.output
-        self._sizes[value] = sum(_bytes_of(tensor) for a in node.attribute if a.name == "shape" for tensor in a.tensors)
+        shapes = [attribute for attribute in node.attribute if attribute.name == "shape"]
+        shapes += [each for attribute in shapes for each in attribute.values]  # of the elements of a tuple
+        self._sizes[value] = sum(_bytes_of(tensor) for attribute in shapes for tensor in attribute.tensors)
         if name in ("Load", "Depend"):
             self._groups[value] = node.input[:1]
         elif name == "MakeTuple":

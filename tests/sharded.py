@@ -232,8 +232,8 @@ def placement(_):
     report = placement_report(Step(net, made), Tensor(1, F32), Tensor(1, F32))
     return {
         "bytes": [report.to_host_bytes, report.to_device_bytes, report.interconnect_bytes],
-        "pieces": sum(each.size for each, whole in zip(made.moment1, net.weights) if each.shape != whole.shape),
-        "small": sum(each.size for each, whole in zip(made.moment1, net.weights) if each.shape == whole.shape),
+        "pieces": sum(each.size for each, whole in zip(made.moment1, net.weights) if each.size != whole.size),
+        "small": sum(each.size for each, whole in zip(made.moment1, net.weights) if each.size == whole.size),
         "table": str(report),
     }
 

@@ -95,7 +95,7 @@ def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
 
 @pytest.mark.parametrize("optimizer", [AdamOffload, AdamWOffload])
 def test_placement_report_counts_pieces(tmp_path):
-    """Of float16 parameters: gradients as float32, the values now, and back the new ones. Counters cross the link, too."""
+    """Of float16 parameters: float32 gradients and the values now go, new values come back. Counters go, too."""
     found, status = start("placement", tmp_path, 2)
     assert status == 0
     for of_rank in found:
