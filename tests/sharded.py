@@ -6,7 +6,8 @@ A part is one of:
 
     compare    trains every scenario with sharded and with whole states, and compares all bits
     save       trains to the end, and once more to the middle, where it saves and kills itself
-    resume     loads what this rank, or a merged file, has in the middle, and trains to the end
+    resume     loads what this rank has saved, and trains to the end
+    load       loads a merged file, and saves what this rank has of it
     refuse     makes optimizers that differ between the ranks, and loads the files of other ranks
     placement  reports what a step moves
     alone      makes an optimizer on a single rank
@@ -180,9 +181,7 @@ def resume(folder):
     found = {}
     for name in RESUMED:
         step, optimizer = new_training(name, True)
-        file = folder / f"{name}.ckpt"  # of all ranks
-        if not file.exists():
-            file = folder / f"{name} {get_rank()} of {get_group_size()}.ckpt"
+        file = folder / f"{name} {get_rank()} of {get_group_size()}.ckpt"
         missing, _ = ms.load_param_into_net(optimizer, ms.load_checkpoint(str(file)), strict_load=True)
         losses = train(step, STEPS - STEPS // 2)
         expected = dict(np.load(folder / f"{name} {get_rank()}.npz"))
@@ -192,6 +191,17 @@ def resume(folder):
             "same losses": losses == expected.pop("losses").tolist()[STEPS // 2 :],
             "differing": [n for n in expected if expected[n].tobytes() != continued[n].tobytes()],
         }
+    return found
+
+
+def load(folder):
+    found = {}
+    for name in RESUMED:
+        _, optimizer = new_training(name, True)
+        whole = ms.load_checkpoint(str(folder / f"{name}.ckpt"))
+        missing, unused = ms.load_param_into_net(optimizer, whole, strict_load=True)
+        ms.save_checkpoint(optimizer, str(folder / f"{name} {get_rank()} of {get_group_size()}.ckpt"))
+        found[name] = [missing, unused]
     return found
 
 

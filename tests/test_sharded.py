@@ -77,6 +77,26 @@ def test_all_ranks_killed_and_resumed(saved):
             assert of_rank[name] == {"missing": [], "same losses": True, "differing": []}, name
 
 
+def merged(folder, name, ranks):
+    """Merges the files of all ranks into one, and returns the bits of its tensors."""
+    whole = folder / f"{name}.ckpt"
+    files = [str(folder / f"{name} {rank} of {ranks}.ckpt") for rank in range(ranks)]
+    assert commands.main(["merge", *files, "-o", str(whole), "--overwrite"]) == 0
+    loaded = ms.load_checkpoint(str(whole))
+    return {key: value.astype(ms.float32).asnumpy().tobytes() for key, value in loaded.items()}
+
+
+def test_other_numbers_of_ranks_load_the_merged_file(saved):
+    """The files of two ranks make a whole one. What three ranks load of it makes the same one again."""
+    whole = {name: merged(saved, name, 2) for name in sharded.RESUMED}
+    found, status = start("load", saved, 3)
+    assert status == 0
+    assert found == [{name: [["shard"], []] for name in sharded.RESUMED}] * 3
+    for name in sharded.RESUMED:
+        assert "moment1.weight0" in whole[name]
+        assert merged(saved, name, 3) == whole[name]
+
+
 def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
     found, status = start("refuse", tmp_path, 2)
     assert status == 0
