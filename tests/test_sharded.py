@@ -113,7 +113,6 @@ def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
         assert "python -m mindspore_offload merge" in messages["file of a rank in a whole optimizer"]
 
 
-@pytest.mark.parametrize("optimizer", [AdamOffload, AdamWOffload])
 def test_placement_report_counts_pieces(tmp_path):
     """Of float16 parameters: float32 gradients and the values now go, new values come back. Counters go, too."""
     found, status = start("placement", tmp_path, 2)
@@ -143,6 +142,7 @@ def test_the_example_of_the_guide(tmp_path):
     assert whole.moment1[0].asnumpy().any()
 
 
+@pytest.mark.parametrize("optimizer", [AdamOffload, AdamWOffload])
 def test_without_communication(optimizer):
     parameters = [Parameter(Tensor(np.ones(3, np.float32)), name="w")]
     with pytest.raises(
