@@ -2,6 +2,7 @@
 
 """A child process in which MindSpore has the second memory as its GPU, or the CPU as its device."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,11 @@ import build
 
 FOLDER = Path(__file__).parent.parent.parent / "build" / "second_memory"
 LOG = "SECOND_MEMORY_LOG"
+LONGEST = 120  # seconds of a scenario; one that hangs is killed
+
+
+class ScenarioError(Exception):
+    """The child process raised an error or died. Not an AssertionError: no result was compared."""
 
 
 class Worker:
@@ -26,30 +32,34 @@ class Worker:
         target (str): "GPU" for the second memory, or "CPU".
         jit_level (str): "O0" or "O1".
         dispatch_threads (int): As of `ms.runtime.dispatch_threads_num`.
-        log (Path): The file for the copies of a second memory.
+        log (Path): The file in which a second memory logs its copies and kernels.
+        mutant (Optional[str]): The function of `mutants` that changes the package in the process.
+        variables (dict[str, str]): More environment variables.
     """
 
-    def __init__(self, target, jit_level, dispatch_threads, log):
-        self._arguments = target, jit_level, dispatch_threads
-        self._variables = {"GLOG_v": "3", LOG: str(log)}
+    def __init__(self, target, jit_level, dispatch_threads, log, mutant=None, variables=None):
+        self._arguments = target, jit_level, dispatch_threads, mutant
+        self._variables = {"GLOG_v": "3", LOG: str(log), **(variables or {})}
         if target == "GPU":
             self._variables |= build.environment(FOLDER)
         self._process = None
 
     def run(self, scenario, *arguments, **settings):
-        """The result of `scenarios.<scenario>(*arguments, **settings)`."""
+        """The result of `scenarios.<scenario>(*arguments, **settings)`; a name with a dot is of another module."""
         if self._process is None:
             self._start()
         try:
             self._connection.send((scenario, arguments, settings))
+            if not self._connection.poll(LONGEST):
+                self._process.kill()  # recv then reports its death
             is_result, value = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
             code, self._process = self._process.exitcode, None
             reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise AssertionError(f"the process died of {reason}; its last words are in the captured stderr") from None
+            raise ScenarioError(f"the process died of {reason}; its last words are in the captured stderr") from None
         if not is_result:
-            raise AssertionError(value)
+            raise ScenarioError(value)
         return value
 
     def stop(self):
@@ -67,21 +77,24 @@ class Worker:
         theirs.close()
 
 
-def _serve(connection, target, jit_level, dispatch_threads):
+def _serve(connection, target, jit_level, dispatch_threads, mutant):
     import mindspore as ms
 
     ms.set_device(target)
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": jit_level})
     ms.runtime.dispatch_threads_num(dispatch_threads)
-    import scenarios
+    if mutant:
+        import mutants
 
+        getattr(mutants, mutant)()
     while True:
         try:
             scenario, arguments, settings = connection.recv()
         except EOFError:
             sys.exit()
+        module, _, name = scenario.rpartition(".")
         try:
-            answer = True, getattr(scenarios, scenario)(*arguments, **settings)
+            answer = True, getattr(importlib.import_module(module or "scenarios"), name)(*arguments, **settings)
         except Exception:
             answer = False, traceback.format_exc()
         connection.send(answer)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The kernels of libcuda_ops and cuBLAS that the tests' graphs launch, computed on the host. The signatures are those
-// that MindSpore's GPU plugin links against; `nm -DC libmindspore_gpu.so.11.6` lists them. Every other one is a stub
-// that ends the process with its name.
+// The kernels of libcuda_ops and cuBLAS that the tests' graphs launch. They run on the host, each in its stream. The
+// signatures are those that MindSpore's GPU plugin links against; `nm -DC libmindspore_gpu.so.11.6` lists them. Every
+// other one is a stub that ends the process with its name.
 #include <cuda_runtime_api.h>
 
 #include <climits>
@@ -11,8 +11,11 @@
 #include <vector>
 
 #include "memory.h"
+#include "streams.h"
 
+using second_memory::Launch;
 using second_memory::OfKernel;
+using second_memory::What;
 using Shape = std::vector<int64_t>;
 
 // The name is part of the mangled signatures.
@@ -82,14 +85,15 @@ size_t Offset(const Shape& shape, const Shape& result, size_t i) {
 
 template <BinaryOpType kOperation, class A, class B, class C>
 cudaError_t BinaryOpWithBroadcastCudaFunc(bool, const Shape& shape_a, const Shape& shape_b, const Shape& result, A* a,
-                                          B* b, C* c, size_t, cudaStream_t) {
+                                          B* b, C* c, size_t, cudaStream_t stream) {
   a = OfKernel(a), b = OfKernel(b), c = OfKernel(c);
   size_t count = 1;
   for (const int64_t extent : result) count *= extent;
-  for (size_t i = 0; i < count; ++i) {
-    Store(&c[i], Binary<kOperation>(Value(a[Offset(shape_a, result, i)]), Value(b[Offset(shape_b, result, i)])));
-  }
-  return cudaSuccess;
+  return Launch(stream, What::kKernel, count * sizeof(C), [=] {
+    for (size_t i = 0; i < count; ++i) {
+      Store(&c[i], Binary<kOperation>(Value(a[Offset(shape_a, result, i)]), Value(b[Offset(shape_b, result, i)])));
+    }
+  });
 }
 #define BINARY(operation, in, out)                                                          \
   template cudaError_t BinaryOpWithBroadcastCudaFunc<BinaryOpType::operation, in, in, out>( \
@@ -108,10 +112,11 @@ BINARY(kSub, __half, __half)
 BINARY(kMul, __half, __half)
 
 template <class From, class To>
-cudaError_t Cast(int count, const From* from, To* to, cudaStream_t) {
+cudaError_t Cast(int count, const From* from, To* to, cudaStream_t stream) {
   from = OfKernel(from), to = OfKernel(to);
-  for (int i = 0; i < count; ++i) Store(&to[i], Value(from[i]));
-  return cudaSuccess;
+  return Launch(stream, What::kKernel, count * sizeof(To), [=] {
+    for (int i = 0; i < count; ++i) Store(&to[i], Value(from[i]));
+  });
 }
 template cudaError_t Cast(int, const float*, __half*, cudaStream_t);
 template cudaError_t Cast(int, const __half*, float*, cudaStream_t);
@@ -146,64 +151,70 @@ TrinaryBroadcastStrideInfo TrinaryBroadcastCalStride(size_t, const Shape& condit
 
 template <class T>
 cudaError_t CalSelectBroadcast(const bool* condition, const T* a, const T* b, T* to, size_t dimensions, size_t count,
-                               const TrinaryBroadcastStrideInfo& strides, uint32_t, cudaStream_t) {
+                               const TrinaryBroadcastStrideInfo& strides, uint32_t, cudaStream_t stream) {
   condition = OfKernel(condition), a = OfKernel(a), b = OfKernel(b), to = OfKernel(to);
-  for (size_t i = 0; i < count; ++i) {
-    size_t of_condition = 0, of_a = 0, of_b = 0, rest = i;
-    for (size_t d = 0; d < dimensions; ++d) {
-      if (strides.result[d] == 0) continue;
-      const size_t index = rest / strides.result[d];
-      rest %= strides.result[d];
-      of_condition += index * strides.condition[d];
-      of_a += index * strides.a[d];
-      of_b += index * strides.b[d];
+  return Launch(stream, What::kKernel, count * sizeof(T), [=] {
+    for (size_t i = 0; i < count; ++i) {
+      size_t of_condition = 0, of_a = 0, of_b = 0, rest = i;
+      for (size_t d = 0; d < dimensions; ++d) {
+        if (strides.result[d] == 0) continue;
+        const size_t index = rest / strides.result[d];
+        rest %= strides.result[d];
+        of_condition += index * strides.condition[d];
+        of_a += index * strides.a[d];
+        of_b += index * strides.b[d];
+      }
+      to[i] = condition[of_condition] ? a[of_a] : b[of_b];
     }
-    to[i] = condition[of_condition] ? a[of_a] : b[of_b];
-  }
-  return cudaSuccess;
+  });
 }
 template cudaError_t CalSelectBroadcast(const bool*, const float*, const float*, float*, size_t, size_t,
                                         const TrinaryBroadcastStrideInfo&, uint32_t, cudaStream_t);
 
 template <class T>
-cudaError_t CalSelect(const bool* condition, const T* a, const T* b, T* to, size_t count, cudaStream_t) {
+cudaError_t CalSelect(const bool* condition, const T* a, const T* b, T* to, size_t count, cudaStream_t stream) {
   condition = OfKernel(condition), a = OfKernel(a), b = OfKernel(b), to = OfKernel(to);
-  for (size_t i = 0; i < count; ++i) to[i] = condition[i] ? a[i] : b[i];
-  return cudaSuccess;
+  return Launch(stream, What::kKernel, count * sizeof(T), [=] {
+    for (size_t i = 0; i < count; ++i) to[i] = condition[i] ? a[i] : b[i];
+  });
 }
 template cudaError_t CalSelect(const bool*, const float*, const float*, float*, size_t, cudaStream_t);
 
 // to[i][j][k] = from[i][indices[j]][k], or 0 where the index is outside.
 template <class T, class Index>
 cudaError_t Gather(T* from, Index* indices, T* to, size_t batch, size_t n_i, size_t n_j, size_t n_k, size_t from_j,
-                   cudaStream_t) {
+                   cudaStream_t stream) {
   if (batch != 1) second_memory::Fail("Gather of batches");
   from = OfKernel(from), indices = OfKernel(indices), to = OfKernel(to);
-  for (size_t i = 0; i < n_i; ++i) {
-    for (size_t j = 0; j < n_j; ++j) {
-      const bool inside = indices[j] >= 0 && static_cast<size_t>(indices[j]) < from_j;
-      for (size_t k = 0; k < n_k; ++k) {
-        to[(i * n_j + j) * n_k + k] = inside ? from[(i * from_j + indices[j]) * n_k + k] : T{};
+  return Launch(stream, What::kKernel, n_i * n_j * n_k * sizeof(T), [=] {
+    for (size_t i = 0; i < n_i; ++i) {
+      for (size_t j = 0; j < n_j; ++j) {
+        const bool inside = indices[j] >= 0 && static_cast<size_t>(indices[j]) < from_j;
+        for (size_t k = 0; k < n_k; ++k) {
+          to[(i * n_j + j) * n_k + k] = inside ? from[(i * from_j + indices[j]) * n_k + k] : T{};
+        }
       }
     }
-  }
-  return cudaSuccess;
+  });
 }
 template cudaError_t Gather(float*, int*, float*, size_t, size_t, size_t, size_t, size_t, cudaStream_t);
 
 template <class T>
-cudaError_t CalAssignAdd(size_t count, T* to, const T* value, T* out, const uint32_t&, cudaStream_t) {
+cudaError_t CalAssignAdd(size_t count, T* to, const T* value, T* out, const uint32_t&, cudaStream_t stream) {
   to = OfKernel(to), value = OfKernel(value), out = OfKernel(out);
-  for (size_t i = 0; i < count; ++i) out[i] = to[i] = to[i] + value[i];
-  return cudaSuccess;
+  return Launch(stream, What::kKernel, count * sizeof(T), [=] {
+    for (size_t i = 0; i < count; ++i) out[i] = to[i] = to[i] + value[i];
+  });
 }
 template cudaError_t CalAssignAdd(size_t, float*, const float*, float*, const uint32_t&, cudaStream_t);
+template cudaError_t CalAssignAdd(size_t, int*, const int*, int*, const uint32_t&, cudaStream_t);
 
 template <class T>
-cudaError_t CalAssignSub(size_t count, T* to, const T* value, T* out, uint32_t, cudaStream_t) {
+cudaError_t CalAssignSub(size_t count, T* to, const T* value, T* out, uint32_t, cudaStream_t stream) {
   to = OfKernel(to), value = OfKernel(value), out = OfKernel(out);
-  for (size_t i = 0; i < count; ++i) out[i] = to[i] = to[i] - value[i];
-  return cudaSuccess;
+  return Launch(stream, What::kKernel, count * sizeof(T), [=] {
+    for (size_t i = 0; i < count; ++i) out[i] = to[i] = to[i] - value[i];
+  });
 }
 template cudaError_t CalAssignSub(size_t, float*, const float*, float*, uint32_t, cudaStream_t);
 
@@ -211,19 +222,22 @@ template cudaError_t CalAssignSub(size_t, float*, const float*, float*, uint32_t
 template <class T>
 cudaError_t ApplyAdam(size_t size, int64_t batch, const T* gradient, const T* beta1_power, const T* beta2_power,
                       const T* learning_rate, const T* beta1, const T* beta2, const T* epsilon, T* weight, T* moment1,
-                      T* moment2, bool use_nesterov, cudaStream_t) {
+                      T* moment2, bool use_nesterov, cudaStream_t stream) {
   gradient = OfKernel(gradient), weight = OfKernel(weight), moment1 = OfKernel(moment1), moment2 = OfKernel(moment2);
-  const T b1 = *OfKernel(beta1), b2 = *OfKernel(beta2), eps = *OfKernel(epsilon);
-  const T rate = *OfKernel(learning_rate) * std::sqrt(1 - *OfKernel(beta2_power)) / (1 - *OfKernel(beta1_power));
-  for (size_t i = 0; i < size * batch; ++i) {
-    const T g = gradient[i];
-    T &m = moment1[i], &v = moment2[i];
-    m += (g - m) * (1 - b1);
-    v += (g * g - v) * (1 - b2);
-    const T direction = use_nesterov ? m * b1 + (1 - b1) * g : m;
-    weight[i] -= rate * direction / (std::sqrt(v) + eps);
-  }
-  return cudaSuccess;
+  beta1_power = OfKernel(beta1_power), beta2_power = OfKernel(beta2_power), learning_rate = OfKernel(learning_rate);
+  beta1 = OfKernel(beta1), beta2 = OfKernel(beta2), epsilon = OfKernel(epsilon);
+  return Launch(stream, What::kKernel, size * batch * sizeof(T), [=] {
+    const T b1 = *beta1, b2 = *beta2;
+    const T rate = *learning_rate * std::sqrt(1 - *beta2_power) / (1 - *beta1_power);
+    for (size_t i = 0; i < size * batch; ++i) {
+      const T g = gradient[i];
+      T &m = moment1[i], &v = moment2[i];
+      m += (g - m) * (1 - b1);
+      v += (g * g - v) * (1 - b2);
+      const T direction = use_nesterov ? m * b1 + (1 - b1) * g : m;
+      weight[i] -= rate * direction / (std::sqrt(v) + *epsilon);
+    }
+  });
 }
 template cudaError_t ApplyAdam(size_t, int64_t, const float*, const float*, const float*, const float*, const float*,
                                const float*, const float*, float*, float*, float*, bool, cudaStream_t);
@@ -248,15 +262,25 @@ void Multiply(bool transpose_a, bool transpose_b, int m, int n, int k, float alp
 }
 }  // namespace
 
+// MindSpore has one handle, and sets its stream before each product.
+static cudaStream_t stream_of_products = nullptr;
+
+extern "C" int cublasSetStream_v2(void*, cudaStream_t stream) {
+  stream_of_products = stream;
+  return 0;
+}
+
 extern "C" int cublasGemmEx(void*, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha,
                             const void* a, int type, int lda, const void* b, int, int ldb, const void* beta, void* c,
                             int, int ldc, int, int) {
   constexpr int kHalf = 2;  // CUDA_R_16F
+  const float scale = *static_cast<const float*>(alpha), added = *static_cast<const float*>(beta);
   const auto multiply = [&](auto element) {
     using T = decltype(element);
-    Multiply(transpose_a, transpose_b, m, n, k, *static_cast<const float*>(alpha), OfKernel(static_cast<const T*>(a)),
-             lda, OfKernel(static_cast<const T*>(b)), ldb, *static_cast<const float*>(beta),
-             OfKernel(static_cast<T*>(c)), ldc);
+    const auto *from_a = OfKernel(static_cast<const T*>(a)), *from_b = OfKernel(static_cast<const T*>(b));
+    auto* to = OfKernel(static_cast<T*>(c));
+    Launch(stream_of_products, What::kProduct, size_t(m) * n * sizeof(T),
+           [=] { Multiply(transpose_a, transpose_b, m, n, k, scale, from_a, lda, from_b, ldb, added, to, ldc); });
   };
   type == kHalf ? multiply(__half{}) : multiply(float{});
   return 0;

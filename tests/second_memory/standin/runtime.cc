@@ -5,9 +5,8 @@
 // Device memory is mapped twice. The address that is given out is inaccessible (PROT_NONE), so host code that touches
 // it dies of a segmentation fault. The stand-in itself uses the second mapping, the twin.
 //
-// Everything runs at once in the thread that asks for it. Streams and events have nothing to wait for.
-//
-// SECOND_MEMORY_LOG=FILE appends a line for each copy: its direction and its bytes.
+// A copy from or to host memory that is not pinned has been done when it returns, as on a GPU. Other copies and kernels
+// run in their stream.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,6 +19,7 @@
 #include <mutex>
 
 #include "memory.h"
+#include "streams.h"
 
 namespace second_memory {
 namespace {
@@ -34,6 +34,7 @@ constexpr size_t kTotal = size_t{8} << 30;
 // Never destroyed: MindSpore's threads outlive main.
 std::mutex& lock = *new std::mutex;
 std::map<const char*, Block>& blocks = *new std::map<const char*, Block>;
+std::map<const char*, size_t>& pinned = *new std::map<const char*, size_t>;
 size_t used = 0;
 
 const Block* BlockOf(const void* address) {
@@ -44,50 +45,40 @@ const Block* BlockOf(const void* address) {
   return byte < block.device + block.size ? &block : nullptr;
 }
 
-void Log(const char* direction, size_t bytes) {
-  static FILE* file = getenv("SECOND_MEMORY_LOG") ? fopen(getenv("SECOND_MEMORY_LOG"), "a") : nullptr;
-  if (file) {
-    fprintf(file, "%s %zu\n", direction, bytes);
-    fflush(file);
-  }
+bool IsPinned(const void* address) {
+  std::lock_guard<std::mutex> guard(lock);
+  const auto* byte = static_cast<const char*>(address);
+  const auto after = pinned.upper_bound(byte);
+  return after != pinned.begin() && byte < std::prev(after)->first + std::prev(after)->second;
 }
 
 struct Direction {
   cudaMemcpyKind kind;
-  const char* name;
+  What what;
 };
 // Indexed by: is the source on the device, is the target.
 constexpr Direction kDirections[2][2] = {
-    {{cudaMemcpyHostToHost, "host_to_host"}, {cudaMemcpyHostToDevice, "to_device"}},
-    {{cudaMemcpyDeviceToHost, "to_host"}, {cudaMemcpyDeviceToDevice, "on_device"}},
+    {{cudaMemcpyHostToHost, What::kHostToHost}, {cudaMemcpyHostToDevice, What::kToDevice}},
+    {{cudaMemcpyDeviceToHost, What::kToHost}, {cudaMemcpyDeviceToDevice, What::kOnDevice}},
 };
 
-cudaError_t Copy(void* target, const void* source, size_t bytes, cudaMemcpyKind kind) {
+cudaError_t Copy(void* target, const void* source, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
-  const Direction& is = kDirections[IsDevice(source)][IsDevice(target)];
+  const bool to_device = IsDevice(target), from_device = IsDevice(source);
+  const Direction& is = kDirections[from_device][to_device];
   if (kind != is.kind && kind != cudaMemcpyDefault) {
-    Fail("a copy of %zu bytes says kind %d, but is %s", bytes, kind, is.name);
+    Fail("a copy of %zu bytes says kind %d, but its kind is %d", bytes, kind, is.kind);
   }
-  Log(is.name, bytes);
-  memmove(TwinOf(target), TwinOf(source), bytes);
-  return cudaSuccess;
+  const bool is_pageable = !(to_device || IsPinned(target)) || !(from_device || IsPinned(source));
+  const char* memory = to_device && from_device ? "-" : is_pageable ? "pageable" : "pinned";
+  Launch(
+      stream, is.what, bytes, [to = TwinOf(target), from = TwinOf(source), bytes] { memmove(to, from, bytes); },
+      memory);
+  return is_pageable ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
 
-cudaError_t Set(void* target, int value, size_t bytes) {
-  memset(OfKernel(target), value, bytes);
-  return cudaSuccess;
-}
-
-// Streams and events are only told apart by their addresses.
-template <class Handle>
-cudaError_t NewHandle(Handle* handle) {
-  *handle = reinterpret_cast<Handle>(new char);
-  return cudaSuccess;
-}
-template <class Handle>
-cudaError_t DeleteHandle(Handle handle) {
-  delete reinterpret_cast<char*>(handle);
-  return cudaSuccess;
+cudaError_t Set(void* target, int value, size_t bytes, cudaStream_t stream) {
+  return Launch(stream, What::kKernel, bytes, [to = OfKernel(target), value, bytes] { memset(to, value, bytes); });
 }
 }  // namespace
 
@@ -124,8 +115,6 @@ extern "C" void second_memory_stub(const char* name) {
 }
 
 using second_memory::Copy;
-using second_memory::DeleteHandle;
-using second_memory::NewHandle;
 
 extern "C" {
 cudaError_t cudaMalloc(void** address, size_t bytes) {
@@ -146,6 +135,7 @@ cudaError_t cudaMalloc(void** address, size_t bytes) {
 
 cudaError_t cudaFree(void* address) {
   namespace m = second_memory;
+  m::WaitForDevice();
   std::lock_guard<std::mutex> guard(m::lock);
   const auto found = m::blocks.find(static_cast<char*>(address));
   if (found == m::blocks.end()) m::Fail("free of %p, which is not the start of device memory", address);
@@ -158,24 +148,37 @@ cudaError_t cudaFree(void* address) {
 }
 
 cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) {
-  return posix_memalign(address, second_memory::kPage, bytes) ? cudaErrorMemoryAllocation : cudaSuccess;
+  if (posix_memalign(address, second_memory::kPage, bytes)) return cudaErrorMemoryAllocation;
+  return cudaHostRegister(*address, bytes, 0);
 }
 cudaError_t cudaFreeHost(void* address) {
+  second_memory::WaitForDevice();
+  cudaHostUnregister(address);
   free(address);
   return cudaSuccess;
 }
-cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
+cudaError_t cudaHostRegister(void* address, size_t bytes, unsigned) {
+  std::lock_guard<std::mutex> guard(second_memory::lock);
+  second_memory::pinned[static_cast<char*>(address)] = bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaHostUnregister(void* address) {
+  std::lock_guard<std::mutex> guard(second_memory::lock);
+  second_memory::pinned.erase(static_cast<char*>(address));
+  return cudaSuccess;
+}
 
 cudaError_t cudaMemcpy(void* target, const void* source, size_t bytes, cudaMemcpyKind kind) {
-  return Copy(target, source, bytes, kind);
+  return Copy(target, source, bytes, kind, nullptr);
 }
-cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
-  return Copy(target, source, bytes, kind);
+cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  return Copy(target, source, bytes, kind, stream);
 }
-cudaError_t cudaMemset(void* target, int value, size_t bytes) { return second_memory::Set(target, value, bytes); }
-cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t) {
-  return second_memory::Set(target, value, bytes);
+cudaError_t cudaMemset(void* target, int value, size_t bytes) {
+  return second_memory::Set(target, value, bytes, nullptr);
+}
+cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t stream) {
+  return second_memory::Set(target, value, bytes, stream);
 }
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   *total = second_memory::kTotal;
@@ -188,7 +191,6 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 #undef cudaGetDeviceProperties  // a newer runtime's header renames it
 // An A100, as far as MindSpore asks.
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* found, int) {
@@ -211,23 +213,4 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* found, int) {
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "an error of the second memory"; }
 const char* cudaGetErrorName(cudaError_t) { return "second memory"; }
-
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return NewHandle(stream); }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return NewHandle(stream); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) { return NewHandle(stream); }
-cudaError_t cudaStreamDestroy(cudaStream_t stream) { return DeleteHandle(stream); }
-cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-
-cudaError_t cudaEventCreate(cudaEvent_t* event) { return NewHandle(event); }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return NewHandle(event); }
-cudaError_t cudaEventDestroy(cudaEvent_t event) { return DeleteHandle(event); }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  *milliseconds = 0;
-  return cudaSuccess;
-}
 }
