@@ -282,13 +282,14 @@ class AdamOffload(GuardedAttributes):
         if separate_gradients:
             gradients = separate_gradients
         self._check_gradients(self.parameters, gradients)
-        if self.writeback == "assign":
-            self._counters.begin()
         updates = self._updates
+        # Before `begin`: read after it, gradients that are Parameters would get a copy on the host, as described there.
         if not self._sees_parameters:
             gradients = host.map_(_apart_from_parameters, gradients)
         elif True in host.map_(_is_parameter, gradients):
             updates = self._updates_at_once
+        if self.writeback == "assign":
+            self._counters.begin()
         if self._cuts is not None:
             gradients = host.map_(_cut, self._cuts, gradients)
         loss_scale, clip, is_finite = None, None, None

@@ -20,6 +20,7 @@ CASES = {
     "small-mixed": (NATIVE | {"min_offload_size": 200}, MIXED),
     "skip-groups-float16": (NATIVE | {"skip_nonfinite": True, "groups": True}, FLOAT16),
     "decay-clip-float16": (NATIVE | DECAY | CLIP, FLOAT16),
+    "bfloat16-moments-mixed": (NATIVE | {"moment_dtype": "bfloat16"}, MIXED),
 }
 
 
@@ -56,3 +57,13 @@ def test_a_step_copies_what_is_documented(settings, dtypes, gpu):
     assert {way: sum(n for w, n in copies if w == way) for way in expected} == {
         way: reported[way] + inputs[way] for way in expected
     }
+
+
+@pytest.mark.every_regime
+@pytest.mark.parametrize("form", ["one-graph", "functions"])
+def test_only_the_last_batch_of_gradient_accumulation_copies_tensors(form, gpu):
+    without_update, with_update = gpu.run("accumulation.copies", form, **NATIVE)
+    ways = {"to_host", "to_device"}
+    assert [(way, n) for way, n in without_update if way in ways and n > SMALL] == []
+    expected = documented(NATIVE, FLOAT32)
+    assert expected == {way: Counter(n for w, n in with_update if w == way and n > SMALL) for way in expected}
