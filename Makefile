@@ -12,6 +12,7 @@
 # make test-oldest   test the wheel with the oldest supported MindSpore
 # make test-peers    compare with PyTorch and DeepSpeed; installs both
 # make second-memory run MindSpore's GPU runtime without a GPU, over a device memory that the host can't touch
+# make timeline      draw docs/timeline.svg, a training step in that runtime
 # make kernel        test the native kernel alone, compiled by g++ and clang++
 # make sanitize      the same under the address, undefined-behaviour and thread sanitizers
 # make aarch64       the same, compiled for aarch64 and run in an emulator; the bits must be equal
@@ -28,7 +29,7 @@ SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP_FOLDERS := mindspore_offload/csrc tests/kernel tests/second_memory/standin benchmarks/kernel
 CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDERS)))
 
-.PHONY: demo examples test test-dist test-oldest test-peers second-memory lint format bench bench-kernel docs figures dist kernel sanitize aarch64 \
+.PHONY: demo examples test test-dist test-oldest test-peers second-memory timeline lint format bench bench-kernel docs figures dist kernel sanitize aarch64 \
     fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
@@ -121,10 +122,15 @@ test-peers: $(VENV)/stamp
 	    $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
 
 # The headers of CUDA come from the package index. One process at a time: each test shares its MindSpore with others.
-second-memory: $(VENV)/stamp
+build/second_memory/cuda/bin/nvcc: $(VENV)/stamp tests/second_memory/build.py $(wildcard tests/second_memory/standin/*)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[second-memory]'
 	$(BIN)/python tests/second_memory/build.py build/second_memory
+
+second-memory: build/second_memory/cuda/bin/nvcc
 	$(BIN)/python -m pytest tests/second_memory
+
+timeline: build/second_memory/cuda/bin/nvcc
+	$(BIN)/python tests/second_memory/timeline.py docs/timeline.svg
 
 SCHEMA := $(BIN)/check-jsonschema --builtin-schema
 

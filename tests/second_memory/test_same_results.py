@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import REGIMES
 from scenarios import FLOAT16, FLOAT32, MIXED, WRITES
+from worker import Worker
 
 NATIVE = {"host_kernel": "native"}
 SKIP = {"skip_nonfinite": True, "overflows": (2,)}
@@ -66,6 +67,16 @@ def assert_close(actual, expected):
 def test_training(settings, dtypes, gpu, cpu):
     arguments = {"dtypes": dtypes, **NATIVE, **settings}
     assert_same_bits(gpu.run("train", **arguments), cpu("train", **arguments))
+
+
+@pytest.mark.parametrize(("target", "level"), [("CPU", "O1"), ("CPU", "O2"), ("GPU", "O2")])
+def test_other_jit_levels(target, level, cpu, tmp_path):
+    arguments = {"dtypes": MIXED, "weight_decay": 0.1, "max_grad_norm": 0.5, "writeback": "assign", **NATIVE}
+    worker = Worker(target, level, 1, tmp_path / "log")
+    try:
+        assert_same_bits(worker.run("train", **arguments), cpu("train", **arguments))
+    finally:
+        worker.stop()
 
 
 @pytest.mark.every_regime

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A training step costs the sum of its parts, as the documentation states and draws it."""
+
+import pytest
+from conftest import REGIMES
+from timeline import LANES, logged_step, overlap, picture, total
+
+
+@pytest.mark.parametrize("settings", [REGIMES["O0-1thread"], REGIMES["O1-2threads"]], ids=["O0-1thread", "O1-2threads"])
+def test_copies_take_turns_with_all_else(settings, tmp_path):
+    """Only the few operations that are launched just before a host operation run beside it."""
+    milliseconds, lanes = logged_step(*settings, tmp_path, layers=4, width=1024, product_ms=2)
+    busy = {lane: total(lanes[lane]) for lane in LANES}
+    assert min(busy.values()) > 0
+    assert overlap(lanes) < 0.2 * milliseconds
+    lanes["host"] = []
+    assert overlap(lanes) < 0.1 * min(busy["to_host"], busy["to_device"])
+
+
+def test_the_copies_use_pageable_memory(tmp_path):
+    """MindSpore's host memory is not pinned. A copy then goes through a buffer of the driver, and the host waits."""
+    logged_step("O0", 1, tmp_path, layers=1, width=256, product_ms=1)
+    copies = [line.split() for line in (tmp_path / "log").read_text().splitlines() if line.startswith("to_")]
+    assert len(copies) > 0
+    assert {memory for _, _, memory, _, _ in copies} == {"pageable"}
+
+
+def test_the_picture_has_a_bar_for_each_busy_time():
+    lanes = {"device": [(0, 70)], "to_host": [(70, 75), (90, 95)], "host": [(75, 90)], "to_device": [(95, 100)]}
+    drawn = picture(100, lanes)
+    assert drawn.count("v20h-") == 5
+    assert 'd="M10.0 30h294.0v20h-294.0z"' in drawn  # 70 of 100 ms, in the 420 units between the margins

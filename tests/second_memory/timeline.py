@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Draws the timeline of a training step on a second memory:  python tests/second_memory/timeline.py docs/timeline.svg
+
+The device's products and the copies take the times of a pace. The host operation takes the time that it needs on this
+machine. The stand-in logs all of them.
+"""
+
+# ruff: noqa: RUF001, the punctuation of Chinese
+
+import sys
+import tempfile
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from worker import Worker
+
+PRODUCT_MS, LINK_GB_S, MEMORY_GB_S = 3, 10, 1000
+LAYERS, WIDTH, STEPS = 8, 2048, 12
+LANES = ("device", "to_host", "host", "to_device")
+LANE_OF = {"product": "device", "kernel": "device", "on_device": "device"}
+
+LEFT, RIGHT, TOP, LANE = 10, 430, 30, 58
+NAMES = {
+    "device": ("device: forward, backward, writes", "设备：前向、反向、写参数"),
+    "to_host": ("copies to the host: gradients", "拷贝到主机：梯度"),
+    "host": ("host: Adam", "主机：Adam"),
+    "to_device": ("copies to the device: differences", "拷贝到设备：差值"),
+}
+
+
+def logged_step(level, dispatch_threads, folder, layers=LAYERS, width=WIDTH, product_ms=PRODUCT_MS):
+    """Returns the fastest of some steps, after two that warm up: its milliseconds, and the busy times of each lane.
+
+    A busy time is a pair of milliseconds from the start of the step.
+    """
+    log = Path(folder) / "log"
+    pace = {"SECOND_MEMORY_PACE": f"{product_ms},{LINK_GB_S},{MEMORY_GB_S}"}
+    worker = Worker("GPU", level, dispatch_threads, log, variables=pace)
+    try:
+        times = worker.run("timed.steps", layers, width, STEPS)
+    finally:
+        worker.stop()
+    start, end = min(times[2:], key=lambda step: step[1] - step[0])
+    lanes = {lane: [] for lane in LANES}
+    for line in log.read_text().splitlines():
+        what, _, _, *interval = line.split()
+        began, ended = map(int, interval)
+        if start <= began and ended <= end and what != "host_to_host":
+            lanes[LANE_OF.get(what, what)].append(((began - start) / 1e3, (ended - start) / 1e3))
+    return (end - start) / 1e3, {lane: joined(busy) for lane, busy in lanes.items()}
+
+
+def joined(intervals):
+    """Returns intervals in order, with those that touch joined."""
+    result = []
+    for start, end in sorted(intervals):
+        if result and start <= result[-1][1]:
+            result[-1] = result[-1][0], max(end, result[-1][1])
+        else:
+            result.append((start, end))
+    return result
+
+
+def total(intervals):
+    return sum(end - start for start, end in intervals)
+
+
+def overlap(lanes):
+    """Returns how long two lanes or more were busy at once, as the sum of all lanes beyond their union."""
+    return sum(map(total, lanes.values())) - total(joined(interval for busy in lanes.values() for interval in busy))
+
+
+def picture(milliseconds, lanes):
+    """Returns an SVG with a line of bars for each lane. Its texts are in both languages; the page shows its own."""
+    scale = (RIGHT - LEFT) / milliseconds
+    parts, y = [], TOP
+    for lane, busy in lanes.items():
+        of_lane = f"{total(busy):.0f} ms"
+        parts += [
+            _text(LEFT, y - 7, f"{name}, {of_lane}", kind) for name, kind in zip(NAMES[lane], ("en start", "zh start"))
+        ]
+        parts.append(f'<rect class="place" x="{LEFT}" y="{y}" width="{RIGHT - LEFT}" height="20"/>')
+        bars = "".join(_bar(start * scale, end * scale, y) for start, end in busy)
+        parts.append(f'<path class="{"bar ours" if lane == "host" else "bar"}" d="{bars}"/>')
+        y += LANE
+    y -= 18
+    for tick in range(0, int(milliseconds) + 1, 20):
+        x = round(LEFT + tick * scale, 1)
+        parts.append(f'<path d="M{x} {y}v5"/>')
+        parts.append(_text(x, y + 20, tick, "small"))
+    parts.append(_text(RIGHT, y + 20, "ms", "small"))
+    height = y + 30
+    return "\n".join(
+        [
+            f'<svg class="way" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 440 {height}" role="img" '
+            f'aria-label="timeline of a training step: device, copies to the host, host, copies to the device">',
+            *(f"  {part}" for part in parts),
+            "</svg>\n",
+        ]
+    )
+
+
+def _bar(start, end, y):
+    length = max(end - start, 0.3)
+    return f"M{LEFT + start:.1f} {y}h{length:.1f}v20h-{length:.1f}z"
+
+
+def _text(x, y, text, kind):
+    return f'<text class="{kind}" x="{x}" y="{y}">{escape(str(text))}</text>'
+
+
+def main(path):
+    with tempfile.TemporaryDirectory() as folder:
+        milliseconds, lanes = logged_step("O0", 1, folder)
+    for lane, busy in lanes.items():
+        print(f"{lane:10}{total(busy):8.1f} ms")
+    print(f"{'sum':10}{sum(map(total, lanes.values())):8.1f} ms, {overlap(lanes):.1f} ms of it at once")
+    print(f"{'step':10}{milliseconds:8.1f} ms")
+    path.write_text(picture(milliseconds, lanes), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
