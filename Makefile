@@ -187,7 +187,7 @@ aarch64: build/harness
 	diff build/harness.digest build/harness-aarch64.digest
 
 fuzz: $(VENV)/stamp
-	$(BIN)/python -m pytest tests/test_fuzz.py tests/test_campaign.py --hypothesis-profile=campaign
+	$(BIN)/python -m pytest $(PARALLEL) tests/test_fuzz.py tests/test_campaign.py --hypothesis-profile=campaign
 
 # The yardstick of the benchmark, apart from the package's library.
 build/libbare_loop.so: benchmarks/kernel/bare_loop.cc $(CPP)

@@ -48,6 +48,10 @@ def compared(request, tmp_path_factory):
 
 @pytest.mark.parametrize("scenario", sharded.SCENARIOS)
 def test_the_same_bits_as_with_whole_states(compared, scenario):
+    if scenario not in compared[0]:
+        assert len(compared) > 2
+        assert scenario not in sharded.ON_MORE_RANKS
+        pytest.skip("compared on two ranks only")
     for of_rank in compared:
         found = of_rank[scenario]
         assert found["moved"]

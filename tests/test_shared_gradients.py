@@ -4,7 +4,7 @@
 
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 from oracle import Oracle
 
 from mindspore_offload import AdamOffload, native_library
@@ -87,6 +87,69 @@ def test_each_gradient_is_the_other_16_bit_parameter(host_kernel, writeback, buc
         oracle.step([weight.astype(np.float16) for weight in oracle.weights[::-1]])
     trained = train(start, host_kernel=host_kernel, writeback=writeback)
     np.testing.assert_allclose(trained, oracle.weights, atol=5e-3)
+
+
+class Loss(Product):
+    """Losses for which MindSpore makes a gradient of one parameter from the memory of another."""
+
+    def __init__(self, a, b, kind):
+        super().__init__(a, b)
+        self.kind = kind
+
+    def construct(self):
+        a, b = self.a, self.b
+        if self.kind == "mean":
+            return (a * b).mean()
+        if self.kind == "reshaped":
+            return (a.reshape((10, -1)) * b.reshape((10, -1))).sum()
+        if self.kind == "expanded":
+            return (a.expand_dims(0) * b.expand_dims(0)).sum()
+        if self.kind == "transposed":
+            return (a.reshape((10, -1)).T * b.reshape((10, -1)).T).sum()
+        if self.kind == "sum-and-product":
+            return (a + b).sum() + (a * b).sum()
+        if self.kind == "squares":
+            return (a * a).sum() / 2 + (b * b).sum() / 2
+        return a * b  # not reduced
+
+
+# The gradient of the first parameter.
+GRADIENTS = {
+    "product": lambda a, b: b,
+    "mean": lambda a, b: b / b.size,
+    "reshaped": lambda a, b: b,
+    "expanded": lambda a, b: b,
+    "transposed": lambda a, b: b,
+    "sum-and-product": lambda a, b: b + 1,
+    "squares": lambda a, b: a,
+}
+
+
+class OnlyOptimizer(nn.Cell):
+    """Returns the optimizer's result alone, so that nothing but the updates needs the parameters."""
+
+    def __init__(self, net, optimizer):
+        super().__init__(auto_prefix=False)
+        self.net, self.optimizer, self.parameters = net, optimizer, optimizer.parameters
+        self.backward = ops.GradOperation(get_by_list=True)
+
+    def construct(self):
+        return self.optimizer(self.backward(self.net, self.parameters)())
+
+
+@pytest.mark.parametrize("writeback", ["in_place", "assign"])
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_gradients_from_the_memory_of_the_other_parameter(kind, writeback):
+    gradient = GRADIENTS[kind]
+    start = values(1000, np.float32)
+    oracle = Oracle(start, 0.1)
+    net = Loss(*start, kind)
+    step = OnlyOptimizer(net, AdamOffload(net.trainable_params(), 0.1, host_kernel="native", writeback=writeback))
+    for _ in range(STEPS):
+        a, b = oracle.weights
+        oracle.step([gradient(a, b), gradient(b, a)])
+        step()
+    np.testing.assert_allclose([net.a.asnumpy(), net.b.asnumpy()], oracle.weights, atol=1e-5)
 
 
 def test_same_bits_in_every_run_and_for_every_number_of_threads():
