@@ -35,8 +35,8 @@ CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDE
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
 $(VENV)/stamp: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dist,lint,docs,examples]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs --editable '.[test,dist,lint,examples]'
 	touch $@
 
 demo: $(VENV)/stamp
@@ -204,14 +204,23 @@ bench-kernel: build/kernel_bench
 bench: $(VENV)/stamp
 	$(BIN)/python -m benchmarks
 
+# The pages need neither MindSpore nor a compiler.
+DOCS := .venv-docs
+$(DOCS)/stamp: pyproject.toml
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --group docs
+	touch $@
+
 # A warning is an error, a link that leads nowhere too.
-docs: $(VENV)/stamp
-	$(BIN)/sphinx-build -q -E -W -n --keep-going docs_en build/docs/en
-	$(BIN)/sphinx-build -q -E -W -n --keep-going docs_zh build/docs/zh
+docs: $(DOCS)/stamp
+	$(DOCS)/bin/sphinx-build -q -E -W -n --keep-going docs_en build/docs/en
+	$(DOCS)/bin/sphinx-build -q -E -W -n --keep-going docs_zh build/docs/zh
+	cp docs/index.html build/docs/index.html
 
 # With PyTorch and DeepSpeed, which `make test-peers` installs.
 figures: $(VENV)/stamp
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m benchmarks --figures docs/bench
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist output *.egg-info mindspore_offload/*.so
+	rm -rf $(VENV) $(OLDEST) $(DOCS) build dist output *.egg-info mindspore_offload/*.so
