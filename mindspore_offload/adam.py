@@ -219,11 +219,11 @@ class AdamOffload(GuardedAttributes):
 
         self._rows = rows = Rows(self)
         is_small = [parameter.size < min_offload_size for parameter in self.parameters]
-        if own.count > 1:
+        if own.ranks > 1:
             arguments = (beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter)
-            ranks.check_same(self.cls_name, own.count, self.parameters, arguments)
+            ranks.check_same(self.cls_name, own.ranks, self.parameters, arguments)
         # Registered before the other states, and so loaded before them.
-        self._shard_state = states.shard_state(own) if own.count > 1 else None
+        self._shard_state = states.shard_state(own) if own.ranks > 1 else None
         tensors = [
             states.allocate(parameter, moment_dtype, own, *each)
             for parameter, *each in zip(self.parameters, rows.of_parameter, rows.has_decay, is_small)
@@ -246,7 +246,7 @@ class AdamOffload(GuardedAttributes):
             )
         self._coefficients = Coefficients(rows.count, beta1, beta2, eps, scale, features)
         self._counters = Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps)
-        self._cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False) if own.count > 1 else None
+        self._cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False) if own.ranks > 1 else None
         self._updates, self._order = update.cells(tensors, operation, features, self.writeback)
         # A gradient that is a Parameter may be one that an update writes before it is read. In place, the native kernel
         # sees that, if it has all of them in one bucket. Buckets would save no memory: Parameters are never freed.

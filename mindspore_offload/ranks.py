@@ -16,11 +16,11 @@ class Ranks(NamedTuple):
 
     Attributes:
         rank (int): Its number, from 0.
-        count (int): The number of processes.
+        ranks (int): The number of processes.
     """
 
     rank: int
-    count: int
+    ranks: int
 
 
 ALONE = Ranks(0, 1)
