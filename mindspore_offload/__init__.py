@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mindspore_offload.adam import AdamOffload
     from mindspore_offload.adamw import AdamWOffload
     from mindspore_offload.compiled_graph import placement_report
-    from mindspore_offload.footprint import estimate
+    from mindspore_offload.estimation import estimate
     from mindspore_offload.states.conversion import convert_adam_weight_decay
 
 # The module of each public name. None may be named as a submodule is: importing that would take its place.
@@ -23,7 +23,7 @@ _MODULES = {
     "AdamOffload": "adam",
     "AdamWOffload": "adamw",
     "convert_adam_weight_decay": "states.conversion",
-    "estimate": "footprint",
+    "estimate": "estimation",
     "placement_report": "compiled_graph",
 }
 

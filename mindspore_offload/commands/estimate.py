@@ -11,7 +11,7 @@ from mindspore_offload import machine, native_library
 from mindspore_offload.commands import sizes
 from mindspore_offload.commands.common import CommandError, positive, whole_number, whole_number_or_0
 from mindspore_offload.dtypes import ELEMENT_TYPES
-from mindspore_offload.footprint import MOST, estimate
+from mindspore_offload.estimation import MOMENT_DTYPES, MOST, estimate
 
 HELP = "prints the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
 
@@ -38,7 +38,7 @@ def add_options(parser):
     )
     parser.add_argument(
         "--dtype",
-        type=lambda text: SHORT_DTYPES.get(text, text),
+        type=_full_dtype,
         choices=ELEMENT_TYPES,
         help="train the parameters in this dtype; fp32, fp16 and bf16 are short names "
         "(default: the dtype that they have; with --params, a table for each dtype)",
@@ -73,6 +73,19 @@ def add_options(parser):
         help="the number of devices that share this host, each with its own optimizer (default: %(default)s)",
     )
     parser.add_argument(
+        "--moment-dtype",
+        type=_full_dtype,
+        choices=MOMENT_DTYPES,
+        default="float32",
+        help="keep the moments on the host in this dtype, as the optimizer's moment_dtype does; fp32 and bf16 are "
+        "short names (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard-states",
+        action="store_true",
+        help="let the devices share the states, as the optimizer's shard_states does; needs --devices of at least 2",
+    )
+    parser.add_argument(
         "--link-gb-s",
         type=positive,
         default=LINK_GB_S,
@@ -86,6 +99,11 @@ def add_options(parser):
         help="the speed of host memory, in 1e9 bytes per second (default: measured on this machine)",
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def _full_dtype(text):
+    """Returns the name of a dtype that may be given by its short name."""
+    return SHORT_DTYPES.get(text, text)
 
 
 def _parameter_count(text):
@@ -106,6 +124,11 @@ def run(arguments):
         raise CommandError(
             "--min-offload-size needs the sizes of the parameters, and --params gives only their number; "
             "give --net or --checkpoint"
+        )
+    if arguments.shard_states and arguments.devices < 2:
+        raise CommandError(
+            f"--shard-states needs several devices that share the states, and --devices is {arguments.devices}; "
+            f"give --devices"
         )
     if arguments.params:
         parameters, count, others = arguments.params, arguments.params, {}
@@ -129,6 +152,8 @@ def run(arguments):
                 max_grad_norm=arguments.max_grad_norm,
                 skip_nonfinite=arguments.skip_nonfinite,
                 min_offload_size=arguments.min_offload_size,
+                moment_dtype=arguments.moment_dtype,
+                shard_states=arguments.shard_states,
                 devices=arguments.devices,
                 link_gb_s=arguments.link_gb_s,
                 host_gb_s=speed,
@@ -144,6 +169,8 @@ def run(arguments):
         print("Not counted: " + ", ".join(f"{number:,} tensors of {dtype}" for dtype, number in others.items()))
     print(f"Host memory: {f'{speed:.1f} GB/s' if speed else 'unknown speed'}, {how}. ", end="")
     print(f"Link: {arguments.link_gb_s:g} GB/s. Devices on this host: {arguments.devices}.")
+    shared = ", shared by the devices" if arguments.shard_states else ""
+    print(f"States of AdamOffload: {arguments.moment_dtype} moments{shared}.")
     for dtype, footprints in tables.items():
         _print_table(dtype, footprints, arguments.devices)
     _print_fit(tables, arguments.devices, available)
@@ -199,6 +226,10 @@ def _print_fit(tables, devices, available):
         verdict = "fits" if needed <= available else "does not fit"
         print(f"{dtype}: AdamOffload needs {_with_unit(needed, BYTE_UNITS)} of host memory, and ", end="")
         print(f"{_with_unit(available, BYTE_UNITS)} are available now: it {verdict}.")
+        if footprints[0].interconnect:
+            received = _with_unit(footprints[0].interconnect, BYTE_UNITS)
+            print(f"{dtype}: in a step, each device receives {received} of results from the others.")
+            print("The time of the update does not include that, nor the AllReduce of the gradients.")
 
 
 def _as_json(arguments, count, others, speed, available, tables):
@@ -206,6 +237,8 @@ def _as_json(arguments, count, others, speed, available, tables):
         "parameters": count,
         "tensors_not_counted": others,
         "devices": arguments.devices,
+        "moment_dtype": arguments.moment_dtype,
+        "shard_states": arguments.shard_states,
         "link_gb_s": arguments.link_gb_s,
         "host_gb_s": speed,
         "available_bytes": available,
