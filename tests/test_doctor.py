@@ -44,7 +44,8 @@ def test_a_healthy_machine(diagnosed):
     assert status == 0
     assert {finding.state for finding in findings} <= {"ok", "note"}
     steps = [finding.text.partition(":")[0] for finding in findings if finding.subject == "training step"]
-    assert steps == ["auto, auto", "native, in_place", "native, assign", "stock, in_place", "stock, assign"]
+    tried = ["auto, auto", "native, in_place", "native, assign", "stock, in_place", "stock, assign", "bfloat16 moments"]
+    assert steps == tried
 
     described = {finding.subject: finding.text for finding in findings}
     assert str(native_library.PATH) in described["native library"]
@@ -66,7 +67,7 @@ def test_without_the_library(diagnosed, fresh_library, tmp_path):
     assert (failed.subject, "does not exist" in failed.text) == ("native library", True)
     assert "install a C++ compiler" in failed.cure
     steps = [finding.state for finding in findings if finding.subject == "training step"]
-    assert steps == ["ok", "skipped", "skipped", "ok", "ok"]
+    assert steps == ["ok", "skipped", "skipped", "ok", "ok", "skipped"]
 
 
 def test_with_a_wrong_white_list(diagnosed, fresh_library):
@@ -124,7 +125,7 @@ def test_a_wrong_step_is_found(diagnosed, monkeypatch):
     monkeypatch.setattr(training_check, "AdamOffload", functools.partial(AdamOffload, use_nesterov=True))
     status, findings = diagnosed()
     assert status == 1
-    assert [finding.state for finding in findings if finding.subject == "training step"] == ["failed"] + 4 * ["warning"]
+    assert [finding.state for finding in findings if finding.subject == "training step"] == ["failed"] + 5 * ["warning"]
     for dtype in ELEMENT_TYPES:
         assert f"{dtype}: the weights are off by" in of_state(findings, "failed")[0].text
     assert [finding.subject for finding in of_state(findings, "skipped")] == ["speed"]
@@ -204,3 +205,27 @@ def test_a_rounded_weight_may_be_half_a_unit_off(dtype):
     assert oracle.worst_error(expected + 0.4 * unit, expected, dtype) < 1
     assert oracle.worst_error(expected + 0.6 * unit + 2e-6, expected, dtype) > 1
     assert oracle.worst_error(np.array([1.0, np.nan]), expected, dtype) == np.inf
+
+
+class CutsMoments(Oracle):
+    """Adam whose moments are cut to bfloat16 towards zero after each step."""
+
+    def step(self, gradients, weights=None):
+        super().step(gradients, weights)
+        self.moment1, self.moment2 = (
+            [(m.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32).astype(np.float64) for m in moments]
+            for moments in (self.moment1, self.moment2)
+        )
+
+
+def test_the_slack_bounds_what_rounded_moments_change():
+    random = np.random.default_rng(5)
+    weight, gradients = random.standard_normal(1000), random.standard_normal((3, 1000))
+    cut = CutsMoments([weight], 0.01)
+    for gradient in gradients:
+        cut.step([gradient])
+    expected, slack = oracle.adam_and_slack(weight, gradients, learning_rate=0.01)
+    errors = np.abs(cut.weights[0] - expected)
+    assert np.all(errors < slack + 1e-9)
+    assert np.max(errors / slack) > 0.3  # it is no larger than it has to be
+    assert np.median(slack) < 0.02 * 0.01  # of three steps of the learning rate

@@ -162,7 +162,7 @@ def _library(needed):
 
 
 def _training(device):
-    """Tries the defaults first, then every host operation and writeback that can be asked for, and times a step."""
+    """Tries the defaults first, then what can be asked for: host operations, writebacks, moments. Then times a step."""
     from mindspore_offload.commands import training_check
 
     default = _step(training_check, "auto", "auto", FAILED, "the findings above may be the cause")
@@ -173,15 +173,21 @@ def _training(device):
                 yield Finding("training step", SKIPPED, f"{host_kernel}, {writeback}: without the native library")
             else:
                 yield _step(training_check, host_kernel, writeback, WARNING, f"use host_kernel='{other}'")
+    if _native_works():
+        cure = "use moment_dtype=mindspore.float32"
+        yield _step(training_check, "native", "auto", WARNING, cure, moment_dtype="bfloat16")
+    else:
+        yield Finding("training step", SKIPPED, "bfloat16 moments: without the native library")
     yield _speed(device) if default.state == OK else Finding("speed", SKIPPED, "not measured without a right step")
 
 
-def _step(training_check, host_kernel, writeback, bad, cure):
-    wrong = training_check.failures(host_kernel, writeback)
+def _step(training_check, host_kernel, writeback, bad, cure, moment_dtype="float32"):
+    wrong = training_check.failures(host_kernel, writeback, moment_dtype)
+    tried = f"{host_kernel}, {writeback}" if moment_dtype == "float32" else f"{moment_dtype} moments"
     if wrong:
         text = "; ".join(f"{dtype}: {what}" for dtype, what in wrong.items())
-        return Finding("training step", bad, f"{host_kernel}, {writeback}: {text}", cure)
-    text = f"{host_kernel}, {writeback}: float32, float16 and bfloat16 weights as in float64"
+        return Finding("training step", bad, f"{tried}: {text}", cure)
+    text = f"{tried}: float32, float16 and bfloat16 weights as in float64"
     if host_kernel == "auto" and not _native_works():
         text += ", by MindSpore's own, slower operations"
     return Finding("training step", OK, text)

@@ -28,35 +28,42 @@ class Product(nn.Cell):
         return (self.weight * inputs).astype(ms.float32).sum()
 
 
-def failures(host_kernel, writeback):
+def failures(host_kernel, writeback, moment_dtype):
     """Tries steps with these arguments of the optimizer. Returns the faults by dtype, empty if there are none."""
     found = {}
     for dtype in ELEMENT_TYPES:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # doctor has reported a library that can't be used
-                error = error_of_steps(dtype, host_kernel, writeback)
+                error = error_of_steps(dtype, host_kernel, writeback, moment_dtype)
         except Exception as exception:
             found[dtype] = one_line(exception)
         else:
             if error > 1:
-                found[dtype] = f"the weights are off by {error:.3g} times the error of float32 arithmetic"
+                found[dtype] = f"the weights are off by {error:.3g} times the allowed error"
     return found
 
 
-def error_of_steps(dtype, host_kernel, writeback):
-    """Returns the worst error of three training steps, in units of what float32 arithmetic explains."""
+def error_of_steps(dtype, host_kernel, writeback, moment_dtype):
+    """Returns the worst error of three steps, in units of what float32 arithmetic and rounded moments explain."""
     ms.set_context(mode=ms.GRAPH_MODE)
     start = _rounded(np.linspace(-1, 1, SIZE), dtype)
     inputs = [_rounded(np.roll(np.linspace(-2, 2, SIZE), 100 * i), dtype) for i in range(3)]
     net = Product(start)
-    optimizer = AdamOffload(net.trainable_params(), **SETTINGS, host_kernel=host_kernel, writeback=writeback)
+    optimizer = AdamOffload(
+        net.trainable_params(),
+        **SETTINGS,
+        host_kernel=host_kernel,
+        writeback=writeback,
+        moment_dtype=getattr(ms, moment_dtype),
+    )
     train = nn.TrainOneStepCell(net, optimizer, sens=SETTINGS["loss_scale"])
     for value in inputs:
         train(value)
     scaled = [_float64(value) * SETTINGS["loss_scale"] for value in inputs]
-    expected = oracle.adam(_float64(start), scaled, **SETTINGS)
-    return oracle.worst_error(_float64(net.weight), expected, dtype)
+    expected, slack = oracle.adam_and_slack(_float64(start), scaled, **SETTINGS)
+    slack = slack if moment_dtype == "bfloat16" else 0
+    return oracle.worst_error(_float64(net.weight), expected, dtype, slack=slack)
 
 
 def _rounded(values, dtype):
