@@ -2,8 +2,11 @@
 
 """bfloat16 moments: half the memory, the same bits everywhere, checkpoints both ways, and no bias."""
 
+import gc
+
 import mindspore as ms
 import numpy as np
+import psutil
 import pytest
 from mindspore import Parameter, Tensor, nn
 from nets import assert_same
@@ -44,6 +47,24 @@ def test_names_and_memory():
     assert {str(moment.dtype) for moment in moments} == {"BFloat16"}
     assert sum(moment.nbytes for moment in moments) == 4 * sum(SIZES)
     assert [moment.name for moment in optimizer.moment1] == ["moment1.w0", "moment1.w1", "moment1.w2"]
+
+
+@pytest.mark.parametrize(("moment_dtype", "expected_bytes"), [(ms.bfloat16, 4), (ms.float32, 8)], ids=str)
+def test_resident_memory(moment_dtype, expected_bytes):
+    """The first step touches the states. Everything else that it allocates is small."""
+    size = 2**25
+
+    def grown(size):
+        """Returns the bytes by which the process grows in the first step."""
+        optimizer = AdamOffload([Parameter(Tensor(np.zeros(size, np.float32)), name="w")], moment_dtype=moment_dtype)
+        gradient = Tensor(np.ones(size, np.float32))
+        gc.collect()
+        before = psutil.Process().memory_info().rss
+        optimizer((gradient,))
+        return psutil.Process().memory_info().rss - before
+
+    grown(2**15)  # MindSpore's own memory
+    assert grown(size) / size == pytest.approx(expected_bytes, abs=0.2)  # a few huge pages, and MindSpore's compilation
 
 
 def test_assign_gives_the_same_bits(expected):
@@ -104,6 +125,20 @@ def test_a_bfloat16_checkpoint_loads_strictly_into_float32_moments(tmp_path):
     assert ms.load_param_into_net(after, saved, strict_load=True) == ([], [])
     assert {str(moment.dtype) for moment in after.moment1} == {"Float32"}
     for moment in after.moment2:
+        np.testing.assert_array_equal(moment.asnumpy(), values[moment.name])
+
+
+def test_nn_adam_takes_the_moments_as_the_documentation_says(tmp_path):
+    """Strictly it refuses bfloat16. Otherwise MindSpore converts it, without a change of the values."""
+    before = new_optimizer(dtypes=[ms.float32] * 3)
+    values = train(before, 2)
+    ms.save_checkpoint(before, str(tmp_path / "saved.ckpt"))
+    saved = ms.load_checkpoint(str(tmp_path / "saved.ckpt"))
+    after = nn.Adam([Parameter(Tensor(np.ones(size, np.float32)), name=f"w{i}") for i, size in enumerate(SIZES)], 0.01)
+    with pytest.raises(RuntimeError, match=r"moment1.w0 .* should have the same type"):
+        ms.load_param_into_net(after, saved, strict_load=True)
+    assert ms.load_param_into_net(after, saved) == ([], [])
+    for moment in (*after.moment1, *after.moment2):
         np.testing.assert_array_equal(moment.asnumpy(), values[moment.name])
 
 

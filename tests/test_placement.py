@@ -98,6 +98,17 @@ def test_decoupled_decay(dtype, host_kernel):
 COEFFICIENTS = {"Stack", "Concat", "Reshape", "Unstack", "Cast", "Sub", "Mul", "Div", "Sqrt"}
 
 
+@pytest.mark.parametrize(("dtype", "state"), [(ms.float32, 4), (ms.float16, 8)], ids=["float32", "float16"])
+def test_bfloat16_moments(dtype, state):
+    """The states are 4 bytes a parameter smaller. Operations and transfers are the same."""
+    found, exact = (report(dtype, "native", "assign", moment_dtype=moments) for moments in (ms.bfloat16, ms.float32))
+    assert sum(found.state_bytes["host"].values()) / PARAMETERS == pytest.approx(state, rel=1e-3)
+    assert found.state_bytes["host"]["moment1.layers.0.weight"] == 2 * LAYERS[0][0] * LAYERS[0][1]
+    assert found.state_bytes["device"] == exact.state_bytes["device"]
+    assert operation_counts(found, "device") == operation_counts(exact, "device")
+    assert (found.to_host_bytes, found.to_device_bytes) == (exact.to_host_bytes, exact.to_device_bytes)
+
+
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=["float32", "float16"])
 def test_in_place(dtype, host_kernel):
     """Everything is on the host; the device is the host."""
