@@ -32,7 +32,7 @@ def library(threads):
 class BareLoop:
     """The bare loop with the interface of the rivals, see `benchmarks.rivals.Rival`."""
 
-    dtype, has_master, gradients = "float32", True, "NumPy"
+    dtype, moment_dtype, has_master, gradients = "float32", "float32", True, "NumPy"
 
     def __init__(self, threads):
         self.threads = threads

@@ -21,6 +21,7 @@ class Peer:
     dtype: str = "float32"
 
     has_master: ClassVar[bool] = False  # of 16-bit parameters
+    moment_dtype: ClassVar[str] = "float32"
 
     @property
     def gradients(self):

@@ -41,6 +41,10 @@ class Rival:
     has_master: ClassVar[bool] = True
 
     @property
+    def moment_dtype(self):
+        return "bfloat16" if self.settings.get("moment_dtype") == ms.bfloat16 else "float32"
+
+    @property
     def gradients(self):
         """How the rival holds its gradients."""
         return "Parameters" if self.in_graph else "Tensors"
@@ -120,6 +124,7 @@ class NoOptimizer(nn.Cell):
 # The bound is so large that the answer is plain Adam's. Measuring the norm and multiplying cost the same.
 CLIP = {"max_grad_norm": 1e9}
 NATIVE, STOCK = {"host_kernel": "native"}, {"host_kernel": "stock"}
+BFLOAT16_MOMENTS = {**NATIVE, "moment_dtype": ms.bfloat16}
 ALL = {
     "AdamOffload": Rival(AdamOffload, NATIVE),
     "AdamOffload, decay and loss scale": Rival(AdamOffload, {**NATIVE, "weight_decay": 1e-4, "loss_scale": 1024.0}),
@@ -132,6 +137,8 @@ ALL = {
     "AdamOffload, float16": Rival(AdamOffload, NATIVE, "float16"),
     "AdamOffload, bfloat16": Rival(AdamOffload, NATIVE, "bfloat16"),
     "AdamOffload, float16, stock": Rival(AdamOffload, STOCK, "float16"),
+    "AdamOffload, bfloat16 moments": Rival(AdamOffload, BFLOAT16_MOMENTS),
+    "AdamOffload, bfloat16, bfloat16 moments": Rival(AdamOffload, BFLOAT16_MOMENTS, "bfloat16"),
     "nn.Adam": Rival(nn.Adam),
     "ops.clip_by_global_norm, nn.Adam": Rival(Clipped, CLIP),
     "nn.AdamOffload": Rival(nn.AdamOffload),

@@ -15,6 +15,7 @@ from mindspore_offload import native_library
 
 BARE_LOOP = "bare loop"
 HALVES = ("AdamOffload, float16", "AdamOffload, bfloat16")
+BFLOAT16_MOMENTS = ("AdamOffload, bfloat16 moments", "AdamOffload, bfloat16, bfloat16 moments")
 
 LARGE_TENSORS, SMALL = 16, [(4096,)] * 300
 TINY = {"large": [(1000,)] * 3, "mid": [(40, 30), (30,), (5, 6, 7)], "small": [(64,)] * 5}
@@ -57,12 +58,15 @@ def _shapes(part, options):
 def _rivals(part, others, threads):
     main = {name: ALL[name] for name in MAIN}
     halves = {name: ALL[name] for name in HALVES}
+    bfloat16_moments = {name: ALL[name] for name in BFLOAT16_MOMENTS}
     if part == "loaded":
         return {"AdamOffload": ALL["AdamOffload"]}
     chosen = {
         "large": ALL,
-        "mid": {**main, **halves},
+        # Without float16, so that it fits into 24 GB with the peers.
+        "mid": {**main, "AdamOffload, bfloat16": ALL["AdamOffload, bfloat16"], **bfloat16_moments},
         "small": {**main, **halves, **FROM_PYTHON},
-        "single": {"AdamOffload": ALL["AdamOffload"]},  # MindSpore's own operations take the threads that they want
+        # MindSpore's own operations take the threads that they want.
+        "single": {"AdamOffload": ALL["AdamOffload"], **bfloat16_moments},
     }
     return {BARE_LOOP: BareLoop(threads), **chosen[part], **others}

@@ -70,9 +70,14 @@ def test_the_report_of_a_tiny_run(tiny_run):
         assert row["ns_a_parameter"] == pytest.approx(row["ms"] * 1e6 / 3000)
         assert row["relative"] == pytest.approx(row["ms"] / rows["AdamOffload"]["ms"])
         assert row["first_step_s"] > 0
-        moved = 22 if "no master" in name else 30 if "float16" in name else 28
+        # The names say what the parameters are, and behind that what the moments are.
+        weights = name.replace("bfloat16 moments", "")
+        moved = 22 if "no master" in name else 30 if "float16" in weights else 28
+        moved -= 8 if "bfloat16 moments" in name else 0
         assert row["gb_s"] * row["ns_a_parameter"] == pytest.approx(moved)
     assert report["parts"]["single"]["threads"] == 1
+    both = {"AdamOffload, bfloat16 moments", "AdamOffload, bfloat16, bfloat16 moments"}
+    assert both <= {row["name"] for row in report["parts"]["single"]["rivals"]}
     assert report["parts"]["loaded"].keys() >= {"idle", "loaded"}
 
 
@@ -131,8 +136,8 @@ def test_a_long_bar_is_cut():
 class Idle:
     """An optimizer that does nothing."""
 
-    def __init__(self, dtype, has_master):
-        self.dtype, self.has_master = dtype, has_master
+    def __init__(self, dtype, has_master, moment_dtype="float32"):
+        self.dtype, self.has_master, self.moment_dtype = dtype, has_master, moment_dtype
 
     def start(self, data):
         return lambda: None, lambda: timing._rounded(data.weights[-1], self.dtype)
@@ -145,9 +150,15 @@ WRONG = {
     "idle": Idle("float32", True),
     "idle float16": Idle("float16", True),
     "idle bfloat16, no master": Idle("bfloat16", False),
+    "idle bfloat16 moments": Idle("float32", True, "bfloat16"),
     "no bias correction": rivals.Rival(AdamOffload, answer={"bias_correction": False}),
     "eps elsewhere": rivals.Rival(AdamOffload, answer={"eps_on_corrected_root": True}),
     "nesterov": rivals.Rival(AdamOffload, {"use_nesterov": True}, "bfloat16"),
+    "nesterov, bfloat16 moments": rivals.Rival(AdamOffload, {**rivals.BFLOAT16_MOMENTS, "use_nesterov": True}),
+    "no bias correction, bfloat16 moments": rivals.Rival(
+        AdamOffload, rivals.BFLOAT16_MOMENTS, answer={"bias_correction": False}
+    ),
+    "moments rounded unasked": rivals.Rival(lambda parameters: AdamOffload(parameters, moment_dtype=ms.bfloat16)),
     "decay": rivals.Rival(lambda parameters, **_: AdamOffload(parameters), {"weight_decay": 1e-4}),
     "decay, called from Python": rivals.Rival(
         lambda parameters, **_: AdamOffload(parameters), {"weight_decay": 1e-4}, in_graph=False
