@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``python -m benchmarks.moments`` trains pairs that differ in the moments alone, and continues after an interrupt."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # at the end, so that the package is the one that is tested
+
+from benchmarks import moments  # noqa: E402
+
+TINY = {task: tiny for task, (_, _, tiny) in moments.TASKS.items()}
+
+
+@pytest.fixture(autouse=True)
+def path_is_restored(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.mark.parametrize("task", TINY)
+def test_a_seed_has_the_same_training_but_for_the_moments(task):
+    """Another seed changes the loss by more than other moments do."""
+    train = getattr(moments, task)
+    exact, rounded = (train(dtype, 1, TINY[task]) for dtype in moments.DTYPES)
+    other = train("float32", 2, TINY[task])
+    assert 0 < abs(rounded - exact) < 0.3 * abs(other - exact)
+
+
+LOSSES = {("float32", 1): 2.0, ("bfloat16", 1): 2.1, ("float32", 2): 3.0, ("bfloat16", 2): 3.3}
+
+
+def run(monkeypatch, results, interrupt_at=None):
+    """Runs the command with these losses. Returns its status, and what it has trained."""
+    trained = []
+
+    def call(function, dtype, seed, settings):
+        if len(trained) == interrupt_at:
+            raise KeyboardInterrupt
+        trained.append((function.partition(":")[2], dtype, seed))
+        return LOSSES[dtype, seed]
+
+    monkeypatch.setattr(moments, "call", call)
+    return moments.main(["--seeds=2", "--tiny", f"--results={results}"]), trained
+
+
+def test_the_table_has_the_mean_and_its_error(monkeypatch, tmp_path, capsys):
+    status, trained = run(monkeypatch, tmp_path / "results.jsonl")
+    assert (status, len(trained)) == (0, 8)
+    printed = capsys.readouterr().out
+    assert printed.count("test loss, nats an image") == 1
+    rows = re.findall(r"^ +(\d+) +(\S+) +(\S+) +(\S+)$", printed, re.MULTILINE)
+    assert rows == 2 * [("1", "2.00000", "2.10000", "+0.10000"), ("2", "3.00000", "3.30000", "+0.30000")]
+    # The differences 0.1 and 0.3 deviate from their mean by 0.1; their standard deviation is 0.1 * sqrt(2).
+    assert printed.count("mean difference +0.20000, standard error 0.10000\n") == 2
+    assert printed.count("standard deviation of float32's losses from seed to seed 0.70711\n") == 2
+
+
+def test_an_interrupted_comparison_continues(monkeypatch, tmp_path):
+    results = tmp_path / "folder" / "results.jsonl"
+    status, first = run(monkeypatch, results, interrupt_at=5)
+    assert (status, len(first)) == (130, 5)
+    status, second = run(monkeypatch, results)
+    assert status == 0
+    assert len(first + second) == len(set(first + second)) == 8
+    assert run(monkeypatch, results) == (0, [])
+
+
+def test_results_of_other_settings_do_not_count(monkeypatch, tmp_path):
+    results = tmp_path / "results.jsonl"
+    run(monkeypatch, results)
+    monkeypatch.setitem(moments.TASKS, "digits", ("test loss", {"epochs": 12}, {"epochs": 2}))
+    _, trained = run(monkeypatch, results)
+    assert {task for task, _, _ in trained} == {"digits"}
+    assert len(trained) == 4
+
+
+def test_a_single_seed_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        moments.main(["--seeds=1"])
+    assert "must be a whole number of at least 2, but got '1'" in capsys.readouterr().err
