@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.shard import piece_size
 
 
 class Size(NamedTuple):
@@ -62,11 +63,6 @@ class Footprint:
 
 def piece_of(size: int, ranks: int) -> int:
     """Returns how many elements of a parameter with `size` elements each rank updates: a padded piece, or all."""
-    if ranks == 1:
-        return size
-    # Importing this imports MindSpore, which the commands otherwise do without.
-    from mindspore_offload.states.shard import piece_size
-
     return piece_size(size, ranks) or size
 
 
