@@ -17,7 +17,7 @@ import pytest
 from oracle import Oracle
 from packaging.requirements import Requirement
 
-from mindspore_offload import AdamOffload, machine, native_library
+from mindspore_offload import AdamOffload, __version__, machine, native_library
 from mindspore_offload.commands import doctor, main, memory_speed, oracle, step_speed, training_check
 from mindspore_offload.dtypes import ELEMENT_TYPES
 
@@ -168,11 +168,20 @@ def test_the_speed_of_memory_is_measured_with_adam():
 def test_an_interrupted_compilation_leaves_no_file(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
     command = [sys.executable, "-m", "mindspore_offload", "doctor"]
-    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
     next(line for line in run.stdout if "training step" in line)
     run.send_signal(signal.SIGINT)
     assert run.wait(10) == 130
+    assert run.stderr.read().splitlines()[-1] == "python -m mindspore_offload doctor: interrupted"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"mindspore_offload {__version__}\n"
 
 
 def test_the_supported_versions_are_those_of_the_package():

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 
+from mindspore_offload._version import __version__
 from mindspore_offload.commands import doctor, estimate, merge
 from mindspore_offload.commands.common import CommandError
 
@@ -47,6 +48,7 @@ def main(argv=None):
     parser = _Parser(
         prog="python -m mindspore_offload", description="An offloaded Adam for MindSpore, on this machine."
     )
+    parser.add_argument("--version", action="version", version=f"mindspore_offload {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
         description = f"{command.HELP[0].upper()}{command.HELP[1:]}."
@@ -58,5 +60,6 @@ def main(argv=None):
     except CommandError as error:
         print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        print(f"{parser.prog} {arguments.command}: interrupted{interrupt}", file=sys.stderr)
         return INTERRUPTED

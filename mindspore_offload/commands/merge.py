@@ -52,8 +52,7 @@ def run(arguments):
     except OSError as error:
         raise CommandError(f"-o {output!r} can't be written: {error.strerror}") from error
     except KeyboardInterrupt:
-        print(f"interrupted: {output!r} was not written", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt(f": {output!r} was not written") from None
     print(f"{output!r}: {merge.length:,} bytes of tensors from {len(ranks)} ranks, after step {ranks[0].step}")
     if merge.differing:
         shown = ", ".join(f"{name!r:.60}" for name in merge.differing[:NAMES_SHOWN])
