@@ -82,3 +82,25 @@ def test_a_single_seed_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         moments.main(["--seeds=1"])
     assert "must be a whole number of at least 2, but got '1'" in capsys.readouterr().err
+
+
+def test_the_published_means_are_those_of_the_published_pairs():
+    """docs/moments.txt is the output of the command, which the documentation shows."""
+    tables = (ROOT / "docs" / "moments.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    assert [table.split(" ")[0] for table in tables] == [*moments.TASKS]
+    for table, (task, (measured, usual, _)) in zip(tables, moments.TASKS.items()):
+        rows = re.findall(r"^ +(\d+) +(\S+) +(\S+) +\S+$", table, re.MULTILINE)
+        losses = {int(seed): (float(exact), float(rounded)) for seed, exact, rounded in rows}
+        again = moments._table(task, measured, usual, losses).strip()
+        # The losses are printed with five digits, so what is computed from them may differ in the last one.
+        for printed, computed in zip(numbers(table), numbers(again)):
+            assert printed == pytest.approx(computed, abs=2e-5)
+        assert without_numbers(table) == without_numbers(again)
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r"[+-]?\d+\.\d+", text)]
+
+
+def without_numbers(text):
+    return re.sub(r"[+-]?\d+\.\d+", "", text)
