@@ -13,7 +13,7 @@ from mindspore_offload.footprint import Size
 
 # Names in a training checkpoint that are no weights: states of optimizers, and statistics of normalization layers.
 NO_WEIGHT = re.compile(
-    r"(moments?[12]|master|adam_[mv])\..*|beta[12]_power|learning_rate(_group_\d+)?|global_(step|norm)|skipped_steps"
+    r"(moments?[12]|master|adam_[mv])\..*|beta[12]_power|learning_rate(_group_\d+)?|global_(step|norm)|skipped_steps|shard"
     r"|.*moving_(mean|variance)",
     re.DOTALL,
 )
