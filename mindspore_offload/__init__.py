@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from mindspore_offload.adamw import AdamWOffload
     from mindspore_offload.compiled_graph import placement_report
     from mindspore_offload.estimation import estimate
-    from mindspore_offload.states.conversion import convert_adam_weight_decay
+    from mindspore_offload.states.conversion import convert_checkpoint
 
 # The module of each public name. None may be named as a submodule is: importing that would take its place.
 _MODULES = {
     "AdamOffload": "adam",
     "AdamWOffload": "adamw",
-    "convert_adam_weight_decay": "states.conversion",
+    "convert_checkpoint": "states.conversion",
     "estimate": "estimation",
     "placement_report": "compiled_graph",
 }
 
-__all__ = ["AdamOffload", "AdamWOffload", "__version__", "convert_adam_weight_decay", "estimate", "placement_report"]
+__all__ = ["AdamOffload", "AdamWOffload", "__version__", "convert_checkpoint", "estimate", "placement_report"]
 
 
 def __getattr__(name: str) -> object:

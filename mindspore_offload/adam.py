@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NoReturn, Optional, Union
 
 import numpy as np
@@ -16,6 +17,7 @@ from mindspore_offload import checks, host, ranks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
 from mindspore_offload.rows import Rows
+from mindspore_offload.states.foreign import warn_of_foreign_checkpoint
 from mindspore_offload.step import Counters, GlobalNorm
 from mindspore_offload.update import native, stock
 from mindspore_offload.update import writeback as writebacks
@@ -254,7 +256,8 @@ class AdamOffload(GuardedAttributes):
         self._updates_at_once = self._updates
         if self._sees_parameters:
             self._updates_at_once, _ = update.cells(tensors, operation, features, self.writeback, bound=math.inf)
-        self._check_gradients = checks.Gradients(self.cls_name, self.parameters)
+        check_states = partial(warn_of_foreign_checkpoint, self)
+        self._check_gradients = checks.Gradients(self.cls_name, self.parameters, check_states)
         self._successes = (True,) * (len(self.parameters) - 1)
         self.finish_attributes()
 

@@ -34,7 +34,7 @@ class AdamWOffload(AdamOffload):
         - The decay is decoupled: each step subtracts `learning_rate` * `weight_decay` * weight, whatever the gradient
           is. The L2 penalty of `AdamOffload` enters the moments.
         - :math:`\epsilon` is added to the root of the *corrected* :math:`v`, unlike in `AdamOffload`.
-        - `mindspore.nn.AdamWeightDecay` is another algorithm, without bias correction. `convert_adam_weight_decay`
+        - `mindspore.nn.AdamWeightDecay` is another algorithm, without bias correction. `convert_checkpoint`
           converts its checkpoints.
 
     Args:

@@ -221,17 +221,19 @@ class Gradients(ops.PrimitiveWithInfer):
     Args:
         optimizer_name (str): The optimizer's class.
         parameters (ParameterTuple): The parameters. Their dtypes and shapes must stay as they are now.
+        check_states (Callable): A check of the states, called as well.
     """
 
-    def __init__(self, optimizer_name, parameters):
+    def __init__(self, optimizer_name, parameters, check_states):
         super().__init__("CheckGradients")
-        self._optimizer = optimizer_name
+        self._optimizer, self._check_states = optimizer_name, check_states
         self.has_run = False
         self._expected = [(each.name, tuple(each.shape), each.dtype) for each in parameters]
 
     def __infer__(self, parameters, gradients):
         """MindSpore calls this with the dtypes and the shapes of two tuples of tensors."""
         self.has_run = True
+        self._check_states()
         self._check_parameters(parameters)
         dtypes, shapes = gradients["dtype"], gradients["shape"]
         if not isinstance(dtypes, tuple):

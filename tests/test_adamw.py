@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""AdamW: against float64, with groups and schedules, and resumed from checkpoints of nn.AdamWeightDecay."""
+"""AdamW: against float64, and with groups and schedules."""
 
 import mindspore as ms
 import numpy as np
@@ -10,7 +10,7 @@ from nets import assert_same, parameters_of
 from oracle import ADAMW_MUTANTS, AdamW, assert_agrees
 from test_update import noticing_scenarios, scenario_data
 
-from mindspore_offload import AdamOffload, AdamWOffload, convert_adam_weight_decay
+from mindspore_offload import AdamOffload, AdamWOffload
 
 SCENARIOS = {
     "default": {},
@@ -109,75 +109,3 @@ def test_adam_and_adamw_differ_only_in_the_decay():
             optimizer((Tensor(np.full(7, 1.0 + step, np.float32)),))
         ends.append(parameters_of(optimizer))
     assert_same(*ends)
-
-
-def test_a_checkpoint_of_adam_weight_decay_loads(tmp_path):
-    random = np.random.default_rng(5)
-    start = random.standard_normal(9).astype(np.float32)
-    theirs = nn.AdamWeightDecay([Parameter(Tensor(start), name="net.w")], 1e-3, beta2=0.9)
-    gradients = [random.standard_normal(9).astype(np.float32) for _ in range(4)]
-    for gradient in gradients:
-        theirs((Tensor(gradient),))
-    ms.save_checkpoint(theirs, str(tmp_path / "saved.ckpt"))
-
-    ours = AdamWOffload([Parameter(Tensor(start), name="net.w")], 1e-3, beta2=0.9)
-    with pytest.warns(UserWarning, match="does not correct the bias"):
-        converted = convert_adam_weight_decay(ms.load_checkpoint(str(tmp_path / "saved.ckpt")), beta2=0.9)
-    assert ms.load_param_into_net(ours, converted, strict_load=True) == ([], [])
-    assert ours.global_step.asnumpy() == [4]
-
-    oracle = AdamW([start], beta2=0.9)
-    for gradient in gradients:
-        oracle.step([gradient])
-    np.testing.assert_allclose(ours.moment1[0].asnumpy(), oracle.moment1[0], rtol=1e-5, atol=1e-8)
-    np.testing.assert_allclose(ours.moment2[0].asnumpy(), oracle.moment2[0], rtol=1e-5)
-    np.testing.assert_allclose(ours.beta1_power.asnumpy(), [oracle.power1], rtol=1e-6)
-    np.testing.assert_allclose(ours.beta2_power.asnumpy(), [oracle.power2], rtol=1e-6)
-    np.testing.assert_array_equal(ours.parameters[0].asnumpy(), theirs.parameters[0].asnumpy())
-
-
-def test_16_bit_moments_become_float32():
-    weight = Parameter(Tensor(np.ones(3, np.float16)), name="w")
-    theirs = nn.AdamWeightDecay([weight], 0.1)
-    theirs((Tensor(np.ones(3, np.float16)),))
-    with pytest.warns(UserWarning, match="does not correct the bias"):
-        converted = convert_adam_weight_decay({parameter.name: parameter for parameter in theirs.get_parameters()})
-    ours = AdamWOffload([weight], 0.1)
-    assert ms.load_param_into_net(ours, converted, strict_load=True) == (["master.w"], [])
-    np.testing.assert_array_equal(ours.moment1[0].asnumpy(), np.float32(theirs.moments1[0].asnumpy()))
-
-
-def test_a_checkpoint_that_is_no_dict_is_refused():
-    with pytest.raises(TypeError, match=r"'parameter_dict' must be a dict, but got 'saved.ckpt' of type str"):
-        convert_adam_weight_decay("saved.ckpt")
-
-
-@pytest.mark.parametrize(
-    ("global_step", "shown"),
-    [([-1], r"\[-1\]"), (np.zeros(0), r"\[\]"), ([3, 4], r"\[3, 4\]"), (np.float32([2.5]), r"\[2.5\]")],
-    ids=["negative", "empty", "two", "fraction"],
-)
-def test_a_global_step_that_is_no_count_is_refused(global_step, shown):
-    dtype = None if np.asarray(global_step).dtype == np.float32 else ms.int32
-    checkpoint = {
-        "adam_m.w": Parameter(Tensor(np.ones(3, np.float32)), name="adam_m.w"),
-        "global_step": Parameter(Tensor(global_step, dtype), name="global_step"),
-    }
-    with pytest.raises(ValueError, match=rf"'global_step' in .* one whole number of at least 0, but got {shown}"):
-        convert_adam_weight_decay(checkpoint)
-
-
-@pytest.mark.parametrize("betas", [{"beta1": 1.0}, {"beta2": 0.0}, {"beta2": float("nan")}], ids=str)
-def test_a_beta_outside_0_and_1_is_refused(betas):
-    checkpoint = {
-        "adam_m.w": Parameter(Tensor(np.ones(3, np.float32)), name="adam_m.w"),
-        "global_step": Parameter(Tensor([3], ms.int32), name="global_step"),
-    }
-    with pytest.raises(ValueError, match=f"'{next(iter(betas))}' must be between 0 and 1"):
-        convert_adam_weight_decay(checkpoint, **betas)
-
-
-def test_a_checkpoint_of_a_net_alone_is_refused():
-    net = {"net.w": Parameter(Tensor(np.ones(3, np.float32)), name="net.w")}
-    with pytest.raises(ValueError, match=r"'parameter_dict' must hold 'global_step'.* but got \['net.w'\]"):
-        convert_adam_weight_decay(net)

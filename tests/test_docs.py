@@ -9,6 +9,7 @@ import ast
 import doctest
 import inspect
 import io
+import logging
 import re
 import runpy
 import tokenize
@@ -28,7 +29,10 @@ PROGRAMS = [
     page for page in pages.names("en") if page not in (*REFERENCE, WITH_MSRUN) and pages.code("en", page, "python")
 ]
 
-# The examples of convert_adam_weight_decay cause this warning, and the pages say so.
+# Their examples need libraries that only `make test-clients` and `make test-peers` install.
+LIBRARIES = {"libraries": "mindformers", "pytorch": "torch"}
+
+# The examples of convert_checkpoint cause this warning, and the pages say so.
 pytestmark = pytest.mark.filterwarnings("ignore:nn.AdamWeightDecay does not correct the bias")
 
 
@@ -166,9 +170,21 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     assert runpy.run_path("example.py")["model"] is not None
 
 
+@pytest.fixture
+def _without_log():
+    """MindFormers writes its log to the standard output."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("_without_log")
 @pytest.mark.parametrize("page", PROGRAMS)
 def test_the_examples_of_a_guide_run(page, tmp_path, monkeypatch, capfd):
     """The examples of a page run as one program, and print the output shown below them."""
+    if page in LIBRARIES:
+        pytest.importorskip(LIBRARIES[page], reason=f"needs {LIBRARIES[page]}")
+        capfd.readouterr()
     code = "\n\n".join(pages.code("en", page, "python"))
     monkeypatch.chdir(tmp_path)
     Path("example.py").write_text(code, encoding="utf-8")  # MindSpore reads the source of a `construct`
