@@ -11,6 +11,7 @@
 #                    for aarch64 in an emulator), run tests from the source distribution
 # make test-oldest   test the wheel with the oldest supported MindSpore
 # make test-peers    compare with PyTorch and DeepSpeed; installs both
+# make test-clients  train with MindFormers, MindCV and mindone, which it installs into an environment of their own
 # make second-memory run MindSpore's GPU runtime without a GPU, over a device memory that the host can't touch
 # make timeline      draw docs/timeline.svg, a training step in that runtime
 # make kernel        test the native kernel alone, compiled by g++ and clang++
@@ -29,8 +30,8 @@ SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP_FOLDERS := mindspore_offload/csrc tests/kernel tests/second_memory/standin benchmarks/kernel
 CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDERS)))
 
-.PHONY: demo examples test test-dist test-oldest test-peers second-memory timeline lint format bench bench-kernel docs figures dist kernel sanitize aarch64 \
-    fuzz clean
+.PHONY: demo examples test test-dist test-oldest test-peers test-clients second-memory timeline lint format bench \
+    bench-kernel docs figures dist kernel sanitize aarch64 fuzz clean
 
 # The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
 $(VENV)/stamp: $(SOURCES)
@@ -120,6 +121,21 @@ test-peers: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
 	TORCH_EXTENSIONS_DIR=$(abspath build/torch_extensions) PATH=$(abspath $(BIN)):$$PATH \
 	    $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
+
+CLIENTS := .venv-clients
+$(CLIENTS)/stamp: $(SOURCES) tests/clients/requirements.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+	    --requirement tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    mindcv==0.3.0 mindone==0.5.0 mindformers==2.1.0
+	touch $@
+
+# One process at a time, as most of the time is MindSpore compiling, and the libraries are large.
+test-clients: $(CLIENTS)/stamp
+	$(CLIENTS)/bin/python -m pytest tests/clients
+	$(CLIENTS)/bin/python -m pytest tests/test_docs.py -k libraries
 
 # The headers of CUDA come from the package index. One process at a time: each test shares its MindSpore with others.
 build/second_memory/cuda/bin/nvcc: $(VENV)/stamp tests/second_memory/build.py $(wildcard tests/second_memory/standin/*)
@@ -223,4 +239,4 @@ figures: $(VENV)/stamp
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m benchmarks --figures docs/bench
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(DOCS) build dist output *.egg-info mindspore_offload/*.so
+	rm -rf $(VENV) $(OLDEST) $(DOCS) $(CLIENTS) build dist output *.egg-info mindspore_offload/*.so

@@ -8,7 +8,7 @@ import pytest
 
 from mindspore_offload import native_library
 
-collect_ignore = ["second_memory"]  # `make second-memory` builds what these need, and names their folder
+collect_ignore = ["clients", "second_memory"]  # their own targets install or build what they need
 
 # The same examples in every run of the tests, and new ones in every campaign of `make fuzz`.
 hypothesis.settings.register_profile("tests", max_examples=200, deadline=None, derandomize=True)
