@@ -17,6 +17,7 @@ import arguments
 import mindspore as ms
 from digits import EPOCHS, LEARNING_RATE, LeNet5, load_batches
 from mindspore import nn
+from tqdm import tqdm
 
 from mindspore_offload import AdamOffload
 
@@ -45,7 +46,18 @@ class InFloat16(nn.Cell):
         return self.net(inputs.astype(ms.float16)).astype(ms.float32)
 
 
-def train(dtype, settings, epochs, seed):
+class Progress(ms.train.Callback):
+    """Moves a progress bar on after each epoch."""
+
+    def __init__(self, bar):
+        super().__init__()
+        self.bar = bar
+
+    def on_train_epoch_end(self, run_context):
+        self.bar.update()
+
+
+def train(dtype, settings, epochs, seed, bar):
     """Returns the test accuracy after training."""
     ms.set_seed(seed)
     train_set, test_set = load_batches(seed)
@@ -55,7 +67,7 @@ def train(dtype, settings, epochs, seed):
     optimizer = AdamOffload(net.trainable_params(), learning_rate=rates, loss_scale=LOSS_SCALE, **settings)
     scale = ms.amp.FixedLossScaleManager(LOSS_SCALE, drop_overflow_update=False)
     model = ms.Model(net, nn.CrossEntropyLoss(), optimizer, metrics={"accuracy"}, loss_scale_manager=scale)
-    model.train(epochs, train_set, dataset_sink_mode=False)
+    model.train(epochs, train_set, callbacks=Progress(bar), dataset_sink_mode=False)
     return model.eval(test_set, dataset_sink_mode=False)["accuracy"]
 
 
@@ -66,10 +78,14 @@ def main():
     seeds = range(options.seed, options.seed + options.seeds)
     means = {}
     print(f"{'':30}{'test accuracy, mean':>20}{'of each seed':>30}")
-    for name, (dtype, settings) in RUNS.items():
-        accuracies = [train(dtype, settings, options.epochs, seed) for seed in seeds]
-        means[name] = statistics.mean(accuracies)
-        print(f"{name:30}{means[name]:20.2%}{'  '.join(f'{accuracy:.2%}' for accuracy in accuracies):>30}")
+    # disable=None hides the bar if the output is a file, which would keep every redraw.
+    with tqdm(total=len(RUNS) * len(seeds) * options.epochs, unit="epoch", leave=False, disable=None) as bar:
+        for name, (dtype, settings) in RUNS.items():
+            bar.set_description(name)
+            accuracies = [train(dtype, settings, options.epochs, seed, bar) for seed in seeds]
+            means[name] = statistics.mean(accuracies)
+            of_each = "  ".join(f"{accuracy:.2%}" for accuracy in accuracies)
+            tqdm.write(f"{name:30}{means[name]:20.2%}{of_each:>30}")
     worst = min(means, key=means.get)
     if means["float32"] - means[worst] > ALLOWED:
         sys.exit(f"{worst} is more than {ALLOWED:.1%} below float32.")
