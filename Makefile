@@ -45,8 +45,10 @@ demo: $(VENV)/stamp
 
 # msrun starts the python that it finds in PATH. The migrations begin without a checkpoint of the last time.
 examples: $(VENV)/stamp demo
+	$(BIN)/python examples/quick_start.py
 	$(BIN)/python examples/digits_float16.py
 	$(BIN)/python examples/language_model.py
+	$(BIN)/python examples/gan.py
 	PATH=$(BIN):$$PATH msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=output/data_parallel \
 	    examples/data_parallel.py
 	$(BIN)/python examples/interrupted.py
@@ -120,7 +122,7 @@ test-oldest: dist $(OLDEST)/stamp
 test-peers: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
 	TORCH_EXTENSIONS_DIR=$(abspath build/torch_extensions) PATH=$(abspath $(BIN)):$$PATH \
-	    $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py -k 'torch or peers'
+	    $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py tests/test_docs.py -k 'torch or peers'
 
 CLIENTS := .venv-clients
 $(CLIENTS)/stamp: $(SOURCES) tests/clients/requirements.txt
