@@ -1,24 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A training step in float32, and one in float16 with dynamic loss scaling."""
+"""A training step in float16 with dynamic loss scaling."""
 
 from mindspore import nn, ops
 
 MAX_NORM = 1.0  # of all gradients together; larger norms are scaled down to it
-
-
-class Float32Step(nn.Cell):
-    """The usual step: loss, gradients, clipping, optimizer."""
-
-    def __init__(self, loss, optimizer):
-        super().__init__(auto_prefix=False)
-        self.optimizer = optimizer
-        self.backward = ops.value_and_grad(loss, None, optimizer.parameters)
-
-    def construct(self, tokens, targets):
-        loss, gradients = self.backward(tokens, targets)
-        self.optimizer(ops.clip_by_global_norm(gradients, MAX_NORM))
-        return loss
 
 
 class Float16Step(nn.Cell):
