@@ -156,7 +156,7 @@ def test_small_parameters_on_the_device_keep_float32():
 
 
 def test_stock_has_no_bfloat16_moments():
-    with pytest.raises(ValueError, match=r"'moment_dtype' can be bfloat16 only with the native host operation"):
+    with pytest.raises(ValueError, match=r"must be 'auto' or 'native' if 'moment_dtype' is bfloat16, but got 'stock'"):
         new_optimizer(host_kernel="stock")
 
 

@@ -2,7 +2,6 @@
 
 """The native host operation promises the same bits for any instruction set, number of threads and bucket bound."""
 
-import functools
 
 import numpy as np
 import pytest
@@ -66,5 +65,5 @@ def test_instruction_sets(isa, library, expected):
 
 @pytest.mark.parametrize("limit", [1, 4 * 131_100, 2**30], ids=["a-tensor-each", "several", "one-for-all"])
 def test_bucket_bounds(limit, expected, monkeypatch):
-    monkeypatch.setattr(buckets, "cut", functools.partial(buckets.cut, limit=limit))
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", limit)
     assert_same(end_state(), expected)

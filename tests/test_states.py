@@ -11,7 +11,7 @@ import psutil
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from mindspore_offload import AdamOffload, states
+from mindspore_offload import AdamOffload, ranks, states
 from mindspore_offload.states import buckets
 
 
@@ -34,7 +34,8 @@ def parameters_of_sizes(sizes):
 )
 def test_buckets_are_bounded_and_last_first(sizes, expected):
     parameters = parameters_of_sizes(sizes)
-    tensors = [states.allocate(parameter, ms.float32, row, False) for row, parameter in enumerate(parameters)]
+    arguments = ms.float32, ranks.ALONE, 0, False, False
+    tensors = [states.allocate(parameter, *arguments) for parameter in parameters]
     cut = buckets.cut(tensors, limit=8 * 4)
     assert [(bucket.start, bucket.stop) for bucket in cut] == expected
     for bucket in cut:
