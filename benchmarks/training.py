@@ -17,9 +17,9 @@ CLIPPED = ("AdamOffload, clipping", "ops.clip_by_global_norm, nn.Adam")
 
 # A description, the rivals, and about the bytes of the largest training.
 NETS = {
-    "dense": ("20 layers of Dense(4096), batch of 4", (*RIVALS, *CLIPPED), 12e9),
-    "bert": ("BERT-base with an output layer of its own, 128 tokens", RIVALS, 4e9),
-    "resnet": ("ResNet-50, 4 images of 112 x 112", RIVALS, 2e9),
+    "dense": ("20 layers of Dense(4096), batch of 4", (*RIVALS, *CLIPPED), 12 * 10**9),
+    "bert": ("BERT-base with an output layer of its own, 128 tokens", RIVALS, 4 * 10**9),
+    "resnet": ("ResNet-50, 4 images of 112 x 112", RIVALS, 2 * 10**9),
 }
 WARM_UP = 1  # steps after the first one that are not timed
 

@@ -2,7 +2,6 @@
 
 """The native host operation promises the same bits for any instruction set, number of threads and bucket bound."""
 
-
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
