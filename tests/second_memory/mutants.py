@@ -12,8 +12,8 @@ def parameter_itself():
     """The host operation reads a 16-bit parameter and not a fresh copy of it."""
     original = writeback.FreshValue.__init__
 
-    def changed(self, parameter):
-        original(self, parameter)
+    def changed(self, parameter, piece=None):
+        original(self, parameter, piece)
         self.copies = False
 
     writeback.FreshValue.__init__ = changed
