@@ -251,8 +251,9 @@ class AdamOffload(GuardedAttributes):
         self._cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False) if own.ranks > 1 else None
         self._updates, self._order = update.cells(tensors, operation, features, self.writeback)
         # A gradient that is a Parameter may be one that an update writes before it is read. In place, the native kernel
-        # sees that, if it has all of them in one bucket. Buckets would save no memory: Parameters are never freed.
-        self._sees_parameters = operation is native and self.writeback == "in_place"
+        # sees that, if it has all of them in one bucket. Buckets would save no memory: Parameters are never freed. It
+        # does not see the small parameters, which MindSpore's operation updates.
+        self._sees_parameters = operation is native and self.writeback == "in_place" and not any(is_small)
         self._updates_at_once = self._updates
         if self._sees_parameters:
             self._updates_at_once, _ = update.cells(tensors, operation, features, self.writeback, bound=math.inf)

@@ -118,7 +118,7 @@ def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
 
 
 def test_placement_report_counts_pieces(tmp_path):
-    """Of float16 parameters: float32 gradients and the values now go, new values come back. Counters go, too."""
+    """float16 parameters: float32 gradients and old values go to the host, new values come back. Counters go, too."""
     found, status = start("placement", tmp_path, 2)
     assert status == 0
     for of_rank in found:

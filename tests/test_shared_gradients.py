@@ -67,11 +67,13 @@ class Given(nn.Cell):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
 @pytest.mark.parametrize("writeback", ["in_place", "assign"])
-def test_parameters_given_as_gradients(host_kernel, writeback, dtype, bucketing):
+@pytest.mark.parametrize("small", [0, 10**9], ids=["on-host", "on-device"])
+def test_parameters_given_as_gradients(host_kernel, small, writeback, dtype, bucketing):
     start = values(1000, dtype)
     oracle = Oracle(start, 0.1)
     net = Product(*start)
-    step = Given(net, AdamOffload(net.trainable_params(), 0.1, host_kernel=host_kernel, writeback=writeback))
+    arguments = {"host_kernel": host_kernel, "writeback": writeback, "min_offload_size": small}
+    step = Given(net, AdamOffload(net.trainable_params(), 0.1, **arguments))
     for _ in range(STEPS):
         oracle.step([weight.astype(dtype) for weight in oracle.weights[::-1]])
         step()

@@ -9,7 +9,7 @@
 #include <functional>
 
 namespace second_memory {
-// What a line of the log is about. The names are in streams.cc.
+// The subject of a line of the log. The names are in streams.cc.
 enum class What { kHostToHost, kToDevice, kToHost, kOnDevice, kKernel, kProduct, kHostOperation };
 
 // Appends `work` to a stream. The null stream waits for all others, and for its own work.
