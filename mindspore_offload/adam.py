@@ -222,7 +222,8 @@ class AdamOffload(GuardedAttributes):
         self._rows = rows = Rows(self)
         is_small = [parameter.size < min_offload_size for parameter in self.parameters]
         if own.ranks > 1:
-            arguments = (beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter)
+            arguments = [beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter]
+            arguments += [v for v in (learning_rate, weight_decay, loss_scale) if isinstance(v, (int, float))]
             ranks.check_same(self.cls_name, own.ranks, self.parameters, arguments)
         # Registered before the other states, and so loaded before them.
         self._shard_state = states.shard_state(own) if own.ranks > 1 else None

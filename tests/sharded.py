@@ -218,6 +218,7 @@ def refuse(folder):
         "number": lambda: AdamOffload(Net([F32]).trainable_params()[rank:], shard_states=True),
         "arguments": lambda: AdamOffload(Net([F32]).trainable_params(), beta1=0.5 + 0.1 * rank, shard_states=True),
     }
+    makers["rates"] = lambda: AdamOffload(Net([F32]).trainable_params(), 0.1 + rank, shard_states=True)
     optimizer = AdamOffload(Net([F32]).trainable_params(), shard_states=True)
     file = folder / f"rank{rank}.ckpt"
     ms.save_checkpoint(optimizer, str(file))

@@ -106,7 +106,7 @@ def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
     assert status == 0
     assert len(found) == 2
     for rank, messages in enumerate(found):
-        for name in ("shapes", "number", "arguments"):
+        for name in ("shapes", "number", "arguments", "rates"):
             assert messages[name].startswith("ValueError: For 'AdamOffload', the optimizers of all ranks must have")
         assert "the same shapes of the parameters" in messages["shapes"]
         assert "the same number of parameters" in messages["number"]
