@@ -5,24 +5,22 @@
 import difflib
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import msrun
 import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-# msrun starts the first python in PATH.
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PATH": PATH}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
 PNG = b"\x89PNG"
 
 
-def start(example, *arguments, launcher=(sys.executable,)):
+def start(example, *arguments):
     return subprocess.Popen(
-        [*launcher, str(EXAMPLES / f"{example}.py"), *arguments],
+        [sys.executable, str(EXAMPLES / f"{example}.py"), *arguments],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -81,20 +79,13 @@ def test_gan(tmp_path):
 
 
 def test_data_parallel(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = (
-        *(sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"),
-        *(f"--master_port={port}", "--join=True", f"--log_dir={tmp_path}"),
-    )
-    output(start("data_parallel", "--steps=8", f"--output={tmp_path}", launcher=launcher))
+    assert msrun.run(EXAMPLES / "data_parallel.py", tmp_path, 2, "--steps=8", f"--output={tmp_path}") == 0
     for rank in range(2):
-        printed = (tmp_path / f"worker_{rank}.log").read_text()
+        printed = (tmp_path / "log" / f"worker_{rank}.log").read_text()
         threads, cores = re.search(rf"worker {rank} of 2: AdamOffload has (\d+) of (\d+) cores", printed).groups()
         assert int(threads) == max(1, int(cores) // 2)
         assert "weights and states are the same bits on all workers" in printed
-    assert "One process with the joint batches has the same losses" in (tmp_path / "worker_0.log").read_text()
+    assert "One process with the joint batches has the same losses" in (tmp_path / "log" / "worker_0.log").read_text()
 
 
 def test_data_parallel_without_msrun_says_how(tmp_path):

@@ -3,12 +3,9 @@
 """States that the ranks share: the same bits as with whole states, after a resume too, and what is refused."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import mindspore as ms
+import msrun
 import numpy as np
 import pages
 import pytest
@@ -20,22 +17,8 @@ from mindspore_offload import AdamOffload, AdamWOffload, commands
 
 def start(part, folder, ranks):
     """Runs a part of sharded.py on so many ranks. Returns what each of them found, and the exit status of msrun."""
-    status = msrun(sharded.__file__, folder, ranks, part, folder)
+    status = msrun.run(sharded.__file__, folder, ranks, part, folder)
     return [json.loads(file.read_text()) for file in sorted(folder.glob(f"{part} *.json"))], status
-
-
-def msrun(program, folder, ranks, *arguments):
-    """Runs a program on so many ranks, in a folder that also gets their output. Returns the exit status of msrun."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = (
-        *(sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={ranks}"),
-        *(f"--local_worker_num={ranks}", f"--master_port={port}", "--join=True", f"--log_dir={folder}/log"),
-        *map(str, (program, *arguments)),
-    )
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # msrun starts the first python
-    return subprocess.run(command, env={**os.environ, "PATH": path}, cwd=folder, capture_output=True).returncode
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{}-ranks".format)
@@ -134,7 +117,7 @@ def test_the_example_of_the_guide(tmp_path):
     """It runs with msrun, and its files merge into one that loads into an optimizer with whole states."""
     program = tmp_path / "train.py"
     program.write_text("\n\n".join(pages.code("en", "devices", "python")))
-    assert msrun(program, tmp_path, 2) == 0
+    assert msrun.run(program, tmp_path, 2) == 0
     for rank in range(2):
         printed = (tmp_path / "log" / f"worker_{rank}.log").read_text()
         assert f"rank {rank} holds 131,072 of 262,144 elements" in printed

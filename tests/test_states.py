@@ -139,7 +139,9 @@ def test_loading_keeps_the_memory_of_states(load):
     gradient = Tensor(np.ones(size, np.float32))
     optimizer((gradient,))
     states = [optimizer.moment1[0], optimizer.moment2[0], optimizer.master[0], optimizer.beta1_power]
-    addresses, pages = [state.data_ptr() for state in states], huge_bytes(states[0])
+    addresses = [state.data_ptr() for state in states]
+    # The mapping may be merged with one of another tensor, and has half a huge page at each end.
+    in_huge_pages = min(huge_bytes(states[0]), states[0].nbytes - 2 * 2**21)
     values = {
         p.name: Tensor(np.asarray(p.asnumpy()) + np.ones((), p.asnumpy().dtype)) for p in optimizer.get_parameters()
     }
@@ -148,7 +150,7 @@ def test_loading_keeps_the_memory_of_states(load):
         np.testing.assert_array_equal(state.asnumpy(), values[state.name].asnumpy())
     optimizer((gradient,))
     assert [state.data_ptr() for state in states] == addresses
-    assert huge_bytes(states[0]) == pages
+    assert huge_bytes(states[0]) >= in_huge_pages
     # The step has read the loaded values and updated the same state.
     np.testing.assert_allclose(states[0].asnumpy()[:3], 0.9 * values["moment1.weight"].asnumpy()[:3] + 0.1, rtol=1e-6)
 
