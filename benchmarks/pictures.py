@@ -37,21 +37,25 @@ class Panel:
 def picture(panels, title, subtitle, kinds, language):
     """Returns an SVG with the panels below each other. `kinds` are the names of the kinds of bars."""
     parts, y = [], 30
-    parts.append(_text(MARGIN, y, title, "title"))
+    parts.append(text(MARGIN, y, title, "title"))
     for line in subtitle:
         y += 19
-        parts.append(_text(MARGIN, y, line, "small"))
+        parts.append(text(MARGIN, y, line, "small"))
     y += 12
     parts += _legend(y, {kind: name for kind, name in kinds.items() if any(_uses(panel, kind) for panel in panels)})
     y += 14
     for panel in panels:
         y += 30
-        parts.append(_text(MARGIN, y, panel.title, "panel"))
+        parts.append(text(MARGIN, y, panel.title, "panel"))
         end = _end(panel)
         for bar in panel.bars:
             parts += _bar(bar, y + 8, end)
             y += ROW
-    height = y + 20
+    return document(y + 20, title, parts, language)
+
+
+def document(height, title, parts, language):
+    """Returns an SVG with some parts in the colours and fonts of this module. Its language chooses the font."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
@@ -77,7 +81,7 @@ def _end(panel):
 
 def _bar(bar, y, end):
     scale = (WIDTH - 2 * MARGIN - VALUES) / end
-    name, top = _text(MARGIN, y + 12, bar.name), y + 17
+    name, top = text(MARGIN, y + 12, bar.name), y + 17
     middle = top + BAR / 2
     length = min(bar.median, end) * scale
     parts = [name, f'<rect class="{bar.kind}" x="{MARGIN}" y="{top}" width="{length:.1f}" height="{BAR}"/>']
@@ -90,7 +94,7 @@ def _bar(bar, y, end):
         path = f"M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 5}v10M{high:.1f} {middle - 5}v10"
         parts += [f'<path class="{kind}" d="{path}"/>' for kind in ("halo", "line")]
         right = max(MARGIN + length, high)
-    parts.append(_text(round(right + 6, 1), middle + 5, bar.text))
+    parts.append(text(round(right + 6, 1), middle + 5, bar.text))
     return parts
 
 
@@ -98,13 +102,13 @@ def _legend(y, kinds):
     parts, x = [], MARGIN
     for kind, name in kinds.items():
         parts.append(f'<rect class="{kind}" x="{x}" y="{y}" width="12" height="12"/>')
-        parts.append(_text(x + 17, y + 11, name, "small"))
+        parts.append(text(x + 17, y + 11, name, "small"))
         x += 110
     return parts
 
 
-def _text(x, y, text, kind="name"):
-    return f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>'
+def text(x, y, value, kind="name"):
+    return f'<text class="{kind}" x="{x}" y="{y}">{escape(value)}</text>'
 
 
 def _style():

@@ -12,6 +12,8 @@ import sys
 import pages
 import pytest
 
+import mindspore_offload
+
 # In continuous integration, a missing tool is an error.
 CI = bool(os.environ.get("CI"))
 load = importlib.import_module if CI else pytest.importorskip  # importorskip skips these tests and says why
@@ -148,13 +150,28 @@ def test_search_finds(browser, built, language, question, answer):
     wait(browser, lambda b: find(b, f'#search-results li a[href*="{answer}.html"]'))
 
 
-PICTURE = {"en": "host memory", "zh": "主机内存"}
-
-
+@pytest.mark.parametrize("page", ["how_it_works", "accelerators", "performance"])
 @pytest.mark.parametrize("language", pages.LANGUAGES)
-def test_the_picture_speaks_the_language_of_its_page(browser, built, language):
-    browser.get(url(built, language, "how_it_works"))
-    (picture,) = find(browser, "svg.way")
-    shown = {text.text for text in find(browser, "svg.way text") if text.is_displayed()}
-    assert shown & set(PICTURE.values()) == {PICTURE[language]}
-    assert picture.size["width"] > 300
+def test_the_pictures_speak_the_language_of_their_page(browser, built, language, page):
+    browser.get(url(built, language, page))
+    pictures = find(browser, "article img")
+    assert pictures
+    for picture in pictures:
+        assert picture.get_attribute("src").endswith(".zh.svg") == (language == "zh")
+        assert wait(browser, lambda b, picture=picture: picture.get_property("naturalWidth")) > 300
+
+
+def test_code_is_copied_without_prompts_and_outputs(browser, built):
+    browser.get(url(built, "en", "start"))
+    blocks = {kind: find(browser, f".highlight-{kind}") for kind in ("console", "python", "text", "output", "diff")}
+    assert blocks["console"] and blocks["python"]
+    wait(browser, lambda b: find(b, "button.copybtn"))
+    for kind, of_kind in blocks.items():
+        for block in of_kind:
+            assert len(block.find_elements("css selector", "button.copybtn")) == (kind in ("console", "python"))
+
+
+def test_the_sidebar_has_the_version(browser, built):
+    browser.get(url(built, "zh", "start"))
+    (brand,) = find(browser, ".sidebar-brand-text")
+    assert brand.get_attribute("textContent") == f"mindspore_offload {mindspore_offload.__version__}"

@@ -28,6 +28,6 @@ def test_the_copies_use_pageable_memory(tmp_path):
 
 def test_the_picture_has_a_bar_for_each_busy_time():
     lanes = {"device": [(0, 70)], "to_host": [(70, 75), (90, 95)], "host": [(75, 90)], "to_device": [(95, 100)]}
-    drawn = picture(100, lanes)
-    assert drawn.count("v20h-") == 5
-    assert 'd="M10.0 30h294.0v20h-294.0z"' in drawn  # 70 of 100 ms, in the 420 units between the margins
+    drawn = picture(100, lanes, "en")
+    assert drawn.count("v20h-") == 5 + len(lanes)  # and a pale one behind each line
+    assert 'd="M10.0 30h266.0v20h-266.0z"' in drawn  # 70 of 100 ms, in the 380 units between the margins

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draws the timeline of a training step on a second memory:  python tests/second_memory/timeline.py docs/timeline.svg
+"""Draws the timeline of a training step on a second memory:  python tests/second_memory/timeline.py docs
 
 The device's products and the copies take the times of a pace. The host operation takes the time that it needs on this
 machine. The stand-in logs all of them.
@@ -11,21 +11,34 @@ machine. The stand-in logs all of them.
 import sys
 import tempfile
 from pathlib import Path
-from xml.sax.saxutils import escape
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from worker import Worker
+
+from benchmarks import pictures
 
 PRODUCT_MS, LINK_GB_S, MEMORY_GB_S = 3, 10, 1000
 LAYERS, WIDTH, STEPS = 8, 2048, 12
 LANES = ("device", "to_host", "host", "to_device")
 LANE_OF = {"product": "device", "kernel": "device", "on_device": "device"}
 
-LEFT, RIGHT, TOP, LANE = 10, 430, 30, 58
+TOP, LANE, BAR = 30, 58, 20
 NAMES = {
-    "device": ("device: forward, backward, writes", "设备：前向、反向、写参数"),
-    "to_host": ("copies to the host: gradients", "拷贝到主机：梯度"),
-    "host": ("host: Adam", "主机：Adam"),
-    "to_device": ("copies to the device: differences", "拷贝到设备：差值"),
+    "en": {
+        "step": "timeline of a training step",
+        "device": "device: forward, backward, writes",
+        "to_host": "copies to the host: gradients",
+        "host": "host: Adam",
+        "to_device": "copies to the device: differences",
+    },
+    "zh": {
+        "step": "一个训练步的时间线",
+        "device": "设备：前向、反向、写参数",
+        "to_host": "拷贝到主机：梯度",
+        "host": "主机：Adam",
+        "to_device": "拷贝到设备：差值",
+    },
 }
 
 
@@ -71,53 +84,39 @@ def overlap(lanes):
     return sum(map(total, lanes.values())) - total(joined(interval for busy in lanes.values() for interval in busy))
 
 
-def picture(milliseconds, lanes):
-    """Returns an SVG with a line of bars for each lane. Its texts are in both languages; the page shows its own."""
-    scale = (RIGHT - LEFT) / milliseconds
-    parts, y = [], TOP
+def picture(milliseconds, lanes, language):
+    """Returns an SVG with a line of bars for each lane."""
+    names, y = NAMES[language], TOP
+    scale = (pictures.WIDTH - 2 * pictures.MARGIN) / milliseconds
+    parts = []
     for lane, busy in lanes.items():
-        of_lane = f"{total(busy):.0f} ms"
-        parts += [
-            _text(LEFT, y - 7, f"{name}, {of_lane}", kind) for name, kind in zip(NAMES[lane], ("en start", "zh start"))
-        ]
-        parts.append(f'<rect class="place" x="{LEFT}" y="{y}" width="{RIGHT - LEFT}" height="20"/>')
+        parts.append(pictures.text(pictures.MARGIN, y - 7, f"{names[lane]}, {total(busy):.0f} ms"))
+        parts.append(f'<path class="others" opacity="0.15" d="{_bar(0, milliseconds * scale, y)}"/>')
         bars = "".join(_bar(start * scale, end * scale, y) for start, end in busy)
-        parts.append(f'<path class="{"bar ours" if lane == "host" else "bar"}" d="{bars}"/>')
+        parts.append(f'<path class="{"ours" if lane == "host" else "others"}" d="{bars}"/>')
         y += LANE
-    y -= 18
+    y -= LANE - BAR - 20
     for tick in range(0, int(milliseconds) + 1, 20):
-        x = round(LEFT + tick * scale, 1)
-        parts.append(f'<path d="M{x} {y}v5"/>')
-        parts.append(_text(x, y + 20, tick, "small"))
-    parts.append(_text(RIGHT, y + 20, "ms", "small"))
-    height = y + 30
-    return "\n".join(
-        [
-            f'<svg class="way" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 440 {height}" role="img" '
-            f'aria-label="timeline of a training step: device, copies to the host, host, copies to the device">',
-            *(f"  {part}" for part in parts),
-            "</svg>\n",
-        ]
-    )
+        x = round(pictures.MARGIN + tick * scale, 1)
+        parts.append(f'<path class="line" d="M{x} {y}v5"/>')
+        parts.append(pictures.text(x, y + 20, f"{tick} ms" if tick == 0 else str(tick), "small"))
+    return pictures.document(y + 30, names["step"], parts, language)
 
 
 def _bar(start, end, y):
     length = max(end - start, 0.3)
-    return f"M{LEFT + start:.1f} {y}h{length:.1f}v20h-{length:.1f}z"
+    return f"M{pictures.MARGIN + start:.1f} {y}h{length:.1f}v{BAR}h-{length:.1f}z"
 
 
-def _text(x, y, text, kind):
-    return f'<text class="{kind}" x="{x}" y="{y}">{escape(str(text))}</text>'
-
-
-def main(path):
-    with tempfile.TemporaryDirectory() as folder:
-        milliseconds, lanes = logged_step("O0", 1, folder)
+def main(folder):
+    with tempfile.TemporaryDirectory() as logs:
+        milliseconds, lanes = logged_step("O0", 1, logs)
     for lane, busy in lanes.items():
         print(f"{lane:10}{total(busy):8.1f} ms")
     print(f"{'sum':10}{sum(map(total, lanes.values())):8.1f} ms, {overlap(lanes):.1f} ms of it at once")
     print(f"{'step':10}{milliseconds:8.1f} ms")
-    path.write_text(picture(milliseconds, lanes), encoding="utf-8")
+    for language, ending in (("en", ".svg"), ("zh", ".zh.svg")):
+        (folder / f"timeline{ending}").write_text(picture(milliseconds, lanes, language), encoding="utf-8")
 
 
 if __name__ == "__main__":
