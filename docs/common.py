@@ -2,10 +2,12 @@
 
 """The settings that both languages of the documentation share; each conf.py adds the language and the title."""
 
+import os
 import re
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.locale import _ as translated
 from sphinx.search.en import SearchEnglish
 
@@ -15,10 +17,16 @@ project = "mindspore_offload"
 copyright = "the authors of mindspore_offload"
 exclude_patterns = ["_partials"]
 # The formulas are set in the browser by a MathJax that is copied into the pages, so nothing comes from the network.
-extensions = ["sphinx.ext.mathjax", "sphinx-mathjax-offline"]
+extensions = ["sphinx.ext.mathjax", "sphinx-mathjax-offline", "sphinx_copybutton"]
+copybutton_prompt_text = "$ "
+# Nobody copies an output or a comparison.
+copybutton_selector = "div:not(.highlight-output, .highlight-text, .highlight-diff) > div.highlight > pre"
 
 html_theme = "furo"
-html_title = project
+release = re.search(r'__version__ = "(.*)"', (HERE.parent / "mindspore_offload" / "_version.py").read_text())[1]
+html_title = f"{project} {release}"
+# The workflow that publishes the pages knows where the repository is.
+html_context = {"repository": os.environ.get("REPOSITORY")}
 pygments_style, pygments_dark_style = "tango", "monokai"
 templates_path = [str(HERE / "_templates")]
 html_static_path = [str(HERE / "_static")]
@@ -65,6 +73,28 @@ def without_spaces(app, doctree):
             text.parent.replace(text, nodes.Text(joined))
 
 
+def link_pages(app, doctree):
+    """Makes a link to the source of a page one to the page.
+
+    Where a repository is read in the browser, the links between the sources work as they are.
+    """
+    for link in list(doctree.findall(nodes.reference)):
+        page = re.fullmatch(r"([\w.]+)\.rst", link.get("refuri", ""))
+        if page:
+            link.replace_self(
+                pending_xref(
+                    "",
+                    nodes.inline("", link.astext()),
+                    refdomain="std",
+                    reftype="doc",
+                    refexplicit=True,
+                    reftarget=page[1],
+                    refdoc=app.env.docname,
+                    refwarn=True,
+                )
+            )
+
+
 # The theme's texts that it has no Chinese for.
 _THEME_IN_CHINESE = {
     "Next": "下一页",
@@ -72,6 +102,7 @@ _THEME_IN_CHINESE = {
     "Home": "首页",
     "On this page": "本页内容",
     "Back to top": "回到顶部",
+    "Repository": "代码仓库",
 }
 
 
@@ -84,3 +115,4 @@ def setup(app):
     app.add_search_language(SearchPairs)
     app.connect("html-page-context", translate_theme)
     app.connect("doctree-read", without_spaces)
+    app.connect("doctree-read", link_pages)

@@ -62,6 +62,26 @@ def without_comments(kind, text):
 
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
+@pytest.mark.parametrize("page", [page for page in pages.names("en") if page not in REFERENCE])
+def test_a_guide_is_readable_where_the_repository_is_shown(page, language):
+    """docutils alone, as on such a site, knows all of it but the list of pages, and tables that have their own files."""
+    docutils = pytest.importorskip("docutils.core")
+    text, problems = pages.source(language, page), io.StringIO()
+    settings = {"file_insertion_enabled": False, "warning_stream": problems, "syntax_highlight": "none"}
+    document = docutils.publish_doctree(text, settings_overrides=settings)
+    unknown = re.findall(r'Unknown directive type "(\w+)"', problems.getvalue())
+    assert set(unknown) <= ({"toctree"} if page == "index" else {"literalinclude"})
+    assert len(re.findall(r": \([A-Z]+/\d\)", problems.getvalue())) == len(unknown), problems.getvalue()
+    for table in re.findall(r"literalinclude:: (?:\.\./)?(\S+)", text):
+        assert f"{table}``" in text
+    nodes = pytest.importorskip("docutils.nodes")
+    targets = [link["refuri"] for link in document.findall(nodes.reference)]
+    targets += [picture["uri"] for picture in document.findall(nodes.image)]
+    for target in targets:
+        assert re.match("https?:", target) or (pages.folder(language) / target).exists(), target
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
 def test_every_partial_is_included(language):
     every = [pages.source(language, page) for page in pages.names(language)]
     every += [path.read_text(encoding="utf-8") for path in (pages.folder(language) / "_partials").iterdir()]
