@@ -64,7 +64,7 @@ def without_comments(kind, text):
 @pytest.mark.parametrize("language", pages.LANGUAGES)
 @pytest.mark.parametrize("page", [page for page in pages.names("en") if page not in REFERENCE])
 def test_a_guide_is_readable_where_the_repository_is_shown(page, language):
-    """docutils alone, as on such a site, knows all of it but the list of pages, and tables that have their own files."""
+    """docutils alone, as on such a site, knows all but the list of pages, and tables that have files of their own."""
     docutils = pytest.importorskip("docutils.core")
     text, problems = pages.source(language, page), io.StringIO()
     settings = {"file_insertion_enabled": False, "warning_stream": problems, "syntax_highlight": "none"}

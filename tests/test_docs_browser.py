@@ -164,7 +164,8 @@ def test_the_pictures_speak_the_language_of_their_page(browser, built, language,
 def test_code_is_copied_without_prompts_and_outputs(browser, built):
     browser.get(url(built, "en", "start"))
     blocks = {kind: find(browser, f".highlight-{kind}") for kind in ("console", "python", "text", "output", "diff")}
-    assert blocks["console"] and blocks["python"]
+    assert blocks["console"]
+    assert blocks["python"]
     wait(browser, lambda b: find(b, "button.copybtn"))
     for kind, of_kind in blocks.items():
         for block in of_kind:
