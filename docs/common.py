@@ -64,13 +64,21 @@ function splitQuery(query) {{
 
 
 def without_spaces(app, doctree):
-    """Chinese has none: not where a line of the source ends, nor between its punctuation and the markup beside it."""
+    """Chinese has none: not where a line of the source ends, nor beside markup in Chinese, nor beside punctuation."""
     if not app.config.language.startswith("zh"):
         return
     for text in list(doctree.findall(nodes.Text)):
         if not isinstance(text.parent, (nodes.FixedTextElement, nodes.literal, nodes.math, nodes.raw)):
-            joined = re.sub(rf"(?<={_HAN})\n(?={_HAN})|(?<={_PUNCTUATION})\s+|\s+(?={_PUNCTUATION})", "", text)
-            text.parent.replace(text, nodes.Text(joined))
+            at = text.parent.index(text)
+            before, after = (neighbour.astext() for neighbour in (_sibling(text, at - 1), _sibling(text, at + 1)))
+            context = f"{before[-1:]}{text}{after[:1]}"
+            chinese = rf"(?<={_HAN})\s+(?={_HAN})|(?<={_PUNCTUATION})\s+|\s+(?={_PUNCTUATION})"
+            joined = re.sub(chinese, "", context)
+            text.parent.replace(text, nodes.Text(joined[len(before[-1:]) : len(joined) - len(after[:1])]))
+
+
+def _sibling(node, at):
+    return node.parent[at] if 0 <= at < len(node.parent) else nodes.Text("")
 
 
 def link_pages(app, doctree):
