@@ -37,12 +37,12 @@ def _training(table):
         f"\nA whole training step: {table['net']}",
         f"{table['params']:,} float32 parameters in {table['tensors']} tensors, {table['steps']} steps in "
         f"{table['rounds']} processes",
-        f"{'':34}{'ms':>8}{'quartiles':>18}{'relative':>10}{'optimizer':>11}{'compile, s':>12}{'first step, s':>15}"
+        f"{'':34}{'ms':>8}{'quartiles':>20}{'relative':>10}{'optimizer':>11}{'compile, s':>12}{'first step, s':>15}"
         f"{'peak MB':>9}",
     ]
     for row in table["rivals"]:
         lines.append(
-            f"{row['name']:34}{row['ms']:8.1f}{_quartiles(row):>18}{row['relative']:9.2f}x{row['optimizer_share']:11.0%}"
+            f"{row['name']:34}{row['ms']:8.1f}{_quartiles(row):>20}{row['relative']:9.2f}x{row['optimizer_share']:11.0%}"
             f"{row['compile_s']:12.1f}{row['first_step_s']:15.1f}{row['peak_mb']:9,.0f}"
         )
     return "\n".join(lines)
