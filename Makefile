@@ -239,6 +239,7 @@ docs: $(DOCS)/stamp
 # With PyTorch and DeepSpeed, which `make test-peers` installs.
 figures: $(VENV)/stamp
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m benchmarks --figures docs/bench
+	$(BIN)/python -m benchmarks.memory docs
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(DOCS) $(CLIENTS) build dist output *.egg-info mindspore_offload/*.so

@@ -42,7 +42,7 @@ def picture(panels, title, subtitle, kinds, language):
         y += 19
         parts.append(text(MARGIN, y, line, "small"))
     y += 12
-    parts += _legend(y, {kind: name for kind, name in kinds.items() if any(_uses(panel, kind) for panel in panels)})
+    parts += legend(y, {kind: name for kind, name in kinds.items() if any(_uses(panel, kind) for panel in panels)})
     y += 14
     for panel in panels:
         y += 30
@@ -98,7 +98,7 @@ def _bar(bar, y, end):
     return parts
 
 
-def _legend(y, kinds):
+def legend(y, kinds):
     parts, x = [], MARGIN
     for kind, name in kinds.items():
         parts.append(f'<rect class="{kind}" x="{x}" y="{y}" width="12" height="12"/>')

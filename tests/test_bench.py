@@ -24,7 +24,7 @@ from mindspore.nn.utils import no_init_parameters
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end, so that the package is the one that is tested
 
-from benchmarks import loaded, nets, peers, pictures, rivals, steps, timing, training  # noqa: E402
+from benchmarks import loaded, memory, nets, peers, pictures, rivals, steps, timing, training  # noqa: E402
 from benchmarks.__main__ import cpu, main  # noqa: E402
 from benchmarks.resnet import ResNet  # noqa: E402
 from benchmarks.words import words  # noqa: E402
@@ -355,3 +355,11 @@ def test_the_pages_show_every_machine(language):
     measured = sorted(path.name for path in (ROOT / "docs" / "bench").glob("*.txt"))
     assert measured
     assert [name for name in measured if name not in page] == []
+
+
+@pytest.mark.parametrize(("language", "ending"), [("en", ".svg"), ("zh", ".zh.svg")])
+def test_the_picture_of_memory_is_up_to_date(language, ending):
+    """2 bytes each for weights and gradients; for the states 8 of moments and 4 of masters, or 4 and 4."""
+    path = ROOT / "docs" / f"memory{ending}"
+    assert path.read_text(encoding="utf-8") == memory.picture(language)
+    assert {"112 GB", "28 + 84 GB", "28 + 56 GB"} <= texts(path)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Draws the memory that the training of a large model needs:  python -m benchmarks.memory docs"""
+
+import sys
+from pathlib import Path
+
+from benchmarks import pictures
+from benchmarks.words import words
+from mindspore_offload import estimate
+
+PARAMETERS, DTYPE = 7e9, "bfloat16"
+ROW, BAR = 42, 14
+
+
+def picture(language):
+    """Returns an SVG with a bar for each optimizer: its bytes on the device, then those on the host."""
+    say = words(language)
+    ours, _, _, on_device = estimate(PARAMETERS, DTYPE)
+    smaller, *_ = estimate(PARAMETERS, DTYPE, moment_dtype="bfloat16")
+    rows = {"Adam on the device": on_device, "this package": ours, "this package, bfloat16 moments": smaller}
+    scale = (pictures.WIDTH - 2 * pictures.MARGIN - pictures.VALUES) / max(
+        row.device + row.host for row in rows.values()
+    )
+    title = say("Memory for training 7 billion bfloat16 weights")
+    parts = [
+        pictures.text(pictures.MARGIN, 26, title, "panel"),
+        pictures.text(pictures.MARGIN, 45, say("Weights, gradients and Adam's states, without activations"), "small"),
+        *pictures.legend(57, {"mindspore": say("on the device"), "ours": say("on the host")}),
+    ]
+    y = 92
+    for name, row in rows.items():
+        parts.append(pictures.text(pictures.MARGIN, y, ", ".join(map(say, name.split(", ")))))
+        x = pictures.MARGIN
+        for kind, size in (("mindspore", row.device), ("ours", row.host)):
+            parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y + 6}" width="{size * scale:.1f}" height="{BAR}"/>')
+            x += size * scale
+        sizes = " + ".join(f"{size / 1e9:.0f}" for size in (row.device, row.host) if size)
+        parts.append(pictures.text(round(x + 6, 1), y + 18, f"{sizes} GB"))
+        y += ROW
+    return pictures.document(y - 10, title, parts, language)
+
+
+def main(folder):
+    for language, ending in (("en", ".svg"), ("zh", ".zh.svg")):
+        (folder / f"memory{ending}").write_text(picture(language), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
