@@ -16,9 +16,14 @@ ROW, BAR = 42, 14
 def picture(language):
     """Returns an SVG with a bar for each optimizer: its bytes on the device, then those on the host."""
     say = words(language)
-    ours, _, _, on_device = estimate(PARAMETERS, DTYPE)
+    ours, _, without_masters, with_masters = estimate(PARAMETERS, DTYPE)
     smaller, *_ = estimate(PARAMETERS, DTYPE, moment_dtype="bfloat16")
-    rows = {"Adam on the device": on_device, "this package": ours, "this package, bfloat16 moments": smaller}
+    rows = {
+        "nn.Adam, 16-bit moments, no master": without_masters,
+        "Adam on the device, float32 states": with_masters,
+        "this package, float32 states": ours,
+        "this package, bfloat16 moments": smaller,
+    }
     scale = (pictures.WIDTH - 2 * pictures.MARGIN - pictures.VALUES) / max(
         row.device + row.host for row in rows.values()
     )

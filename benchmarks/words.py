@@ -32,6 +32,8 @@ _CHINESE = {
     "Memory for training 7 billion bfloat16 weights": "训练70亿个bfloat16权重所需的内存",
     "Weights, gradients and Adam's states, without activations": "权重、梯度和Adam状态，不含激活值",
     "Adam on the device": "Adam在设备上",
+    "float32 states": "float32状态",
+    "16-bit moments": "16位的矩",
     "on the device": "设备上",
     "on the host": "主机上",
     "bare loop": "纯C++循环",
