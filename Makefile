@@ -119,10 +119,11 @@ test-oldest: dist $(OLDEST)/stamp
 
 # DeepSpeed compiles its kernel into a folder of its own: a lock that an interrupted build left in the home folder would
 # make it wait for ever.
+WITH_PEERS := TORCH_EXTENSIONS_DIR=$(abspath build/torch_extensions) PATH=$(abspath $(BIN)):$$PATH
+
 test-peers: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
-	TORCH_EXTENSIONS_DIR=$(abspath build/torch_extensions) PATH=$(abspath $(BIN)):$$PATH \
-	    $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py tests/test_docs.py -k 'torch or peers'
+	$(WITH_PEERS) $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py tests/test_docs.py -k 'torch or peers'
 
 CLIENTS := .venv-clients
 $(CLIENTS)/stamp: $(SOURCES) tests/clients/requirements.txt
@@ -238,7 +239,7 @@ docs: $(DOCS)/stamp
 
 # With PyTorch and DeepSpeed, which `make test-peers` installs.
 figures: $(VENV)/stamp
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m benchmarks --figures docs/bench
+	$(WITH_PEERS) $(BIN)/python -m benchmarks --figures docs/bench
 	$(BIN)/python -m benchmarks.memory docs
 
 clean:
