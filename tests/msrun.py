@@ -14,20 +14,18 @@ _ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.execu
 
 
 def run(program, folder, ranks, *arguments):
-    """Runs a program on so many ranks, in a folder that also gets their output. Returns the exit status.
-
-    If it is not 0, prints how the output ends.
-    """
+    """Runs a program on so many ranks, in a folder that also gets their output. Prints how the outputs end."""
     command = (
         *(sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={ranks}"),
         *(f"--local_worker_num={ranks}", f"--master_port={_free_port()}", "--join=True", f"--log_dir={folder}/log"),
         *map(str, (program, *arguments)),
     )
-    status = subprocess.run(command, env=_ENVIRONMENT, cwd=folder, capture_output=True).returncode
-    if status:
-        for log in sorted(Path(folder, "log").glob("*.log")):
-            print(log.name, log.read_text(errors="replace")[-2000:], sep="\n")
-    return status
+    ended = subprocess.run(
+        command, env=_ENVIRONMENT, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+    )
+    outputs = {log.name: log.read_text(errors="replace") for log in sorted(Path(folder, "log").glob("*.log"))}
+    for name, output in {f"msrun, exit status {ended.returncode}": ended.stdout, **outputs}.items():
+        print(name, output[-2000:], sep="\n")
 
 
 def _free_port():

@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import mindspore as ms
@@ -164,6 +165,15 @@ def compare(_):
     return found
 
 
+def write_and_wait(folder, name, text):
+    """Writes a file of this rank, and waits for those of the others."""
+    file = folder / f"{name} {get_rank()}.json"
+    file.with_suffix(".part").write_text(text)
+    file.with_suffix(".part").rename(file)
+    while len(list(folder.glob(f"{name} *.json"))) < get_group_size():
+        time.sleep(0.1)
+
+
 RESUMED = ("float32", "bfloat16 moments", "clipped, skipping")
 
 
@@ -175,9 +185,7 @@ def save(folder):
         step, optimizer = new_training(name, True)
         train(step, STEPS // 2)
         ms.save_checkpoint(optimizer, str(folder / f"{name} {get_rank()} of {get_group_size()}.ckpt"))
-    (folder / f"saved{get_rank()}").touch()
-    while len(list(folder.glob("saved*"))) < get_group_size():
-        pass
+    write_and_wait(folder, "saved", "")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -222,9 +230,7 @@ def refuse(folder):
     optimizer = AdamOffload(Net([F32]).trainable_params(), shard_states=True)
     file = folder / f"rank{rank}.ckpt"
     ms.save_checkpoint(optimizer, str(file))
-    (folder / f"saved{rank}").touch()
-    while len(list(folder.glob("saved*"))) < ranks:
-        pass
+    write_and_wait(folder, "saved", "")
     whole = AdamOffload(Net([F32]).trainable_params())
     other = str(folder / f"rank{(rank + 1) % ranks}.ckpt")
     makers["file of another rank"] = lambda: ms.load_param_into_net(optimizer, ms.load_checkpoint(other))
@@ -266,4 +272,4 @@ if __name__ == "__main__":
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     init()
     result = globals()[part](given)
-    (given / f"{part} {get_rank()}.json").write_text(json.dumps(result))
+    write_and_wait(given, part, json.dumps(result))  # if a rank ends badly, msrun kills those that have not ended

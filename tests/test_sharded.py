@@ -16,17 +16,20 @@ from mindspore_offload import AdamOffload, AdamWOffload, commands
 
 
 def start(part, folder, ranks):
-    """Runs a part of sharded.py on so many ranks. Returns what each of them found, and the exit status of msrun."""
-    status = msrun.run(sharded.__file__, folder, ranks, part, folder)
-    return [json.loads(file.read_text()) for file in sorted(folder.glob(f"{part} *.json"))], status
+    """Runs a part of sharded.py on so many ranks. Returns what each of them found, or nothing if they were killed.
+
+    A rank writes what it found at the end of its program. The exit status of msrun would say less: rarely, it is 1
+    although all ranks have got there, when MindSpore takes down the cluster.
+    """
+    msrun.run(sharded.__file__, folder, ranks, part, folder)
+    found = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{part} *.json"))]
+    assert len(found) == (0 if part == "save" else ranks)
+    return found
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{}-ranks".format)
 def compared(request, tmp_path_factory):
-    found, status = start("compare", tmp_path_factory.mktemp("compared"), request.param)
-    assert status == 0
-    assert len(found) == request.param
-    return found
+    return start("compare", tmp_path_factory.mktemp("compared"), request.param)
 
 
 @pytest.mark.parametrize("scenario", sharded.SCENARIOS)
@@ -48,17 +51,13 @@ def test_the_same_bits_as_with_whole_states(compared, scenario):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    found, status = start("save", folder, 2)
-    assert found == []
-    assert status != 0
+    start("save", folder, 2)
     assert len(list(folder.glob("*of 2.ckpt"))) == 2 * len(sharded.RESUMED)
     return folder
 
 
 def test_all_ranks_killed_and_resumed(saved):
-    found, status = start("resume", saved, 2)
-    assert status == 0
-    assert len(found) == 2
+    found = start("resume", saved, 2)
     for of_rank in found:
         for name in sharded.RESUMED:
             assert of_rank[name] == {"missing": [], "same losses": True, "differing": []}, name
@@ -76,8 +75,7 @@ def merged(folder, name, ranks):
 def test_other_numbers_of_ranks_load_the_merged_file(saved):
     """The files of two ranks make a whole one. What three ranks load of it makes the same one again."""
     whole = {name: merged(saved, name, 2) for name in sharded.RESUMED}
-    found, status = start("load", saved, 3)
-    assert status == 0
+    found = start("load", saved, 3)
     assert found == [{name: [["shard"], []] for name in sharded.RESUMED}] * 3
     for name in sharded.RESUMED:
         assert "moment1.weight0" in whole[name]
@@ -85,9 +83,7 @@ def test_other_numbers_of_ranks_load_the_merged_file(saved):
 
 
 def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
-    found, status = start("refuse", tmp_path, 2)
-    assert status == 0
-    assert len(found) == 2
+    found = start("refuse", tmp_path, 2)
     for rank, messages in enumerate(found):
         for name in ("shapes", "number", "arguments", "rates"):
             assert messages[name].startswith("ValueError: For 'AdamOffload', the optimizers of all ranks must have")
@@ -102,8 +98,7 @@ def test_what_differs_between_ranks_is_refused_on_each(tmp_path):
 
 def test_placement_report_counts_pieces(tmp_path):
     """float16 parameters: float32 gradients and old values go to the host, new values come back. Counters go, too."""
-    found, status = start("placement", tmp_path, 2)
-    assert status == 0
+    found = start("placement", tmp_path, 2)
     for of_rank in found:
         to_host, to_device, interconnect = of_rank["bytes"]
         pieces, small = of_rank["pieces"], of_rank["small"]
@@ -117,7 +112,7 @@ def test_the_example_of_the_guide(tmp_path):
     """It runs with msrun, and its files merge into one that loads into an optimizer with whole states."""
     program = tmp_path / "train.py"
     program.write_text("\n\n".join(pages.code("en", "devices", "python")))
-    assert msrun.run(program, tmp_path, 2) == 0
+    msrun.run(program, tmp_path, 2)
     for rank in range(2):
         printed = (tmp_path / "log" / f"worker_{rank}.log").read_text()
         assert f"rank {rank} holds 131,072 of 262,144 elements" in printed
@@ -147,7 +142,6 @@ def test_wrong_values():
 
 
 def test_one_rank_has_whole_states(tmp_path):
-    (found,), status = start("alone", tmp_path, 1)
-    assert status == 0
+    (found,) = start("alone", tmp_path, 1)
     assert found["shapes"] == [list(shape) for shape in sharded.SHAPES]
     assert "shard" not in found["names"]
