@@ -5,12 +5,11 @@
 import sys
 from pathlib import Path
 
-from benchmarks import pictures
+from benchmarks.pictures import BAR, MARGIN, ROW, VALUES, WIDTH, document, legend, text
 from benchmarks.words import words
 from mindspore_offload import estimate
 
 PARAMETERS, DTYPE = 7e9, "bfloat16"
-ROW, BAR = 42, 14
 
 
 def picture(language):
@@ -24,26 +23,24 @@ def picture(language):
         "this package, float32 states": ours,
         "this package, bfloat16 moments": smaller,
     }
-    scale = (pictures.WIDTH - 2 * pictures.MARGIN - pictures.VALUES) / max(
-        row.device + row.host for row in rows.values()
-    )
+    scale = (WIDTH - 2 * MARGIN - VALUES) / max(row.device + row.host for row in rows.values())
     title = say("Memory for training 7 billion bfloat16 weights")
     parts = [
-        pictures.text(pictures.MARGIN, 26, title, "panel"),
-        pictures.text(pictures.MARGIN, 45, say("Weights, gradients and Adam's states, without activations"), "small"),
-        *pictures.legend(57, {"mindspore": say("on the device"), "ours": say("on the host")}),
+        text(MARGIN, 26, title, "panel"),
+        text(MARGIN, 45, say("Weights, gradients and Adam's states, without activations"), "small"),
+        *legend(57, {"mindspore": say("on the device"), "ours": say("on the host")}),
     ]
     y = 92
     for name, row in rows.items():
-        parts.append(pictures.text(pictures.MARGIN, y, ", ".join(map(say, name.split(", ")))))
-        x = pictures.MARGIN
+        parts.append(text(MARGIN, y, ", ".join(map(say, name.split(", ")))))
+        x = MARGIN
         for kind, size in (("mindspore", row.device), ("ours", row.host)):
             parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y + 6}" width="{size * scale:.1f}" height="{BAR}"/>')
             x += size * scale
         sizes = " + ".join(f"{size / 1e9:.0f}" for size in (row.device, row.host) if size)
-        parts.append(pictures.text(round(x + 6, 1), y + 18, f"{sizes} GB"))
+        parts.append(text(round(x + 6, 1), y + 18, f"{sizes} GB"))
         y += ROW
-    return pictures.document(y - 10, title, parts, language)
+    return document(y - 10, title, parts, language)
 
 
 def main(folder):

@@ -99,6 +99,7 @@ def _bar(bar, y, end):
 
 
 def legend(y, kinds):
+    """Returns a line of coloured squares with the names of the kinds."""
     parts, x = [], MARGIN
     for kind, name in kinds.items():
         parts.append(f'<rect class="{kind}" x="{x}" y="{y}" width="12" height="12"/>')
@@ -108,6 +109,7 @@ def legend(y, kinds):
 
 
 def text(x, y, value, kind="name"):
+    """Returns a text that begins at x, on the line y. `kind` names its font and colour."""
     return f'<text class="{kind}" x="{x}" y="{y}">{escape(value)}</text>'
 
 
