@@ -18,8 +18,8 @@ from mindspore_offload import AdamOffload, AdamWOffload, commands
 def start(part, folder, ranks):
     """Runs a part of sharded.py on so many ranks. Returns what each of them found, or nothing if they were killed.
 
-    A rank writes what it found at the end of its program. The exit status of msrun would say less: rarely, it is 1
-    although all ranks have got there, when MindSpore takes down the cluster.
+    A rank writes what it found at the end of its program. The exit status of msrun is not checked: rarely, it is 1
+    although all ranks have got there without an error. The cause is not known; the printed output of msrun names it.
     """
     msrun.run(sharded.__file__, folder, ranks, part, folder)
     found = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{part} *.json"))]
