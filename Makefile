@@ -21,7 +21,8 @@
 #                    random optimizers with float64
 # make bench         measure speed and memory on this machine, in about half an hour
 # make bench-kernel  time the native kernel alone, with other block sizes and prefetch distances
-# make figures       measure this machine for the documentation: tables and pictures in docs/bench, named after the CPU
+# make figures       measure this machine for the documentation: tables and pictures in docs/bench, named after the CPU,
+#                    and docs/memory.svg
 
 PYTHON ?= python3
 VENV := .venv
