@@ -2,26 +2,23 @@
 
 """The optimizer cell: its arguments, and the order of a step."""
 
-import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, NoReturn, Optional, Union
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, context, jit, nn
+from mindspore import Parameter, ParameterTuple, Tensor, context, nn
 from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
-from mindspore.ops import functional as F
 
-from mindspore_offload import checks, host, ranks, states, update
+from mindspore_offload import checks, ranks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
 from mindspore_offload.rows import Rows
 from mindspore_offload.states.foreign import warn_of_foreign_checkpoint
-from mindspore_offload.step import Counters, GlobalNorm
+from mindspore_offload.step import Counters, GlobalNorm, Step
 from mindspore_offload.update import native, stock
 from mindspore_offload.update import writeback as writebacks
-from mindspore_offload.update.sharded import Cut
 
 
 class AdamOffload(GuardedAttributes):
@@ -219,7 +216,7 @@ class AdamOffload(GuardedAttributes):
         stochastic = moment_dtype != mstype.float32
         features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
 
-        self._rows = rows = Rows(self)
+        rows = Rows(self)
         is_small = [parameter.size < min_offload_size for parameter in self.parameters]
         if own.ranks > 1:
             arguments = [beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter]
@@ -241,26 +238,27 @@ class AdamOffload(GuardedAttributes):
         self.skipped_steps = states.counter("skipped_steps", 0, np.int32) if skip else None
 
         scale = 1.0 / self.loss_scale
-        self._dynamic_loss_scale = loss_scale if is_dynamic else None
-        self._norm = None
+        norm = None
         if clip or skip:
-            self._norm = GlobalNorm(
-                operation.norm(tensors), max_grad_norm, None if is_dynamic else scale, self.global_norm
-            )
-        self._coefficients = Coefficients(rows.count, beta1, beta2, eps, scale, features)
-        self._counters = Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps)
-        self._cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False) if own.ranks > 1 else None
-        self._updates, self._order = update.cells(tensors, operation, features, self.writeback)
-        # A gradient that is a Parameter may be one that an update writes before it is read. In place, the native kernel
-        # sees that, if it has all of them in one bucket. Buckets would save no memory: Parameters are never freed. It
-        # does not see the small parameters, which MindSpore's operation updates.
-        self._sees_parameters = operation is native and self.writeback == "in_place" and not any(is_small)
-        self._updates_at_once = self._updates
-        if self._sees_parameters:
-            self._updates_at_once, _ = update.cells(tensors, operation, features, self.writeback, bound=math.inf)
-        check_states = partial(warn_of_foreign_checkpoint, self)
-        self._check_gradients = checks.Gradients(self.cls_name, self.parameters, check_states)
-        self._successes = (True,) * (len(self.parameters) - 1)
+            norm = GlobalNorm(operation.norm(tensors), max_grad_norm, None if is_dynamic else scale, self.global_norm)
+        states_to_check = self.cls_name, self.global_step, self.beta1_power, self.moment1
+        self._check_gradients = checks.Gradients(
+            self.cls_name, self.parameters, partial(warn_of_foreign_checkpoint, *states_to_check)
+        )
+        step = Step(
+            self,
+            tensors,
+            check_gradients=self._check_gradients,
+            rows=rows,
+            norm=norm,
+            coefficients=Coefficients(rows.count, beta1, beta2, eps, scale, features),
+            counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
+            dynamic_loss_scale=loss_scale if is_dynamic else None,
+            new_updates=partial(update.cells, tensors, operation, features, self.writeback),
+            kernel_sees_parameters=operation is native and self.writeback == "in_place" and not any(is_small),
+        )
+        # Not by setattr, which would make it a child: it is not the user's to cast, recompute or list.
+        object.__setattr__(self, "_step", step)
         self.finish_attributes()
 
     def is_compiled(self) -> bool:
@@ -273,76 +271,10 @@ class AdamOffload(GuardedAttributes):
         )
 
     def __call__(self, gradients: tuple[Tensor, ...]) -> tuple[bool, ...]:
-        # MindSpore notices new memory of a Parameter, as `set_data` gives it, before it runs a Cell, but not before it
-        # runs a function of `jit`, which `construct` is in PyNative mode. (Before 2.9 it also wants a Parameter among
-        # the inputs.) The gradients are separate inputs, because MindSpore takes quadratic time to hand over a tuple.
-        has_gradients = isinstance(gradients, tuple) and gradients
-        inputs = (self.global_step, *gradients) if has_gradients else (gradients,)
-        if context.get_context("mode") == context.PYNATIVE_MODE:
-            return self.compile_and_run(*inputs)
-        return super().__call__(*inputs)
+        is_plain = type(self).construct is AdamOffload.construct and not (self._forward_pre_hook or self._forward_hook)
+        if is_plain and context.get_context("mode") == context.GRAPH_MODE:
+            return self._step(gradients)
+        return super().__call__(gradients)
 
-    @jit(backend="ms_backend")
-    def construct(self, gradients, *separate_gradients):  # type: ignore[no-untyped-def]
-        if separate_gradients:
-            gradients = separate_gradients
-        self._check_gradients(self.parameters, gradients)
-        updates = self._updates
-        # Before `begin`: read after it, gradients that are Parameters would get a copy on the host, as described there.
-        if not self._sees_parameters:
-            gradients = host.map_(_apart_from_parameters, gradients)
-        elif True in host.map_(_is_parameter, gradients):
-            updates = self._updates_at_once
-        if self.writeback == "assign":
-            self._counters.begin()
-        if self._cuts is not None:
-            gradients = host.map_(_cut, self._cuts, gradients)
-        loss_scale, clip, is_finite = None, None, None
-        if self._dynamic_loss_scale is not None:
-            loss_scale = host.reshape(writebacks.device_copy(self._dynamic_loss_scale), (1,))
-        if self._norm is not None:
-            clip, is_finite = self._norm(gradients, loss_scale)
-        learning_rates, weight_decays = self._rows(self.global_step, self.learning_rate, self.weight_decay)
-        if self.writeback == "assign":  # a rate may be a Parameter that the device writes: see FreshValue
-            learning_rates = host.map_(_fresh_rate, learning_rates)
-        beta1_power = host.mul(self.beta1_power, self.beta1)
-        beta2_power = host.mul(self.beta2_power, self.beta2)
-        coefficients = self._coefficients(
-            self.global_step, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
-        )
-        self._counters(beta1_power, beta2_power, is_finite)
-        if self._cuts is not None:  # all gradients are reduced, by collectives of the user's, before ours begin
-            coefficients = F.depend(coefficients, gradients)
-        if self._order:
-            gradients = host.map_(F.partial(_pick, gradients), self._order)
-        updated = host.map_(F.partial(_update, coefficients, gradients), updates)
-        # One `depend` for all. In a depend, MindSpore takes a constant tuple apart in quadratic time.
-        return (F.depend(True, updated), *self._successes)
-
-
-def _is_parameter(gradient):  # type: ignore[no-untyped-def]
-    return isinstance(gradient, Parameter)
-
-
-def _apart_from_parameters(gradient):  # type: ignore[no-untyped-def]
-    """Copies a gradient that is a Parameter: an update may write it first, or the host not see its new value."""
-    if not isinstance(gradient, Parameter):
-        return gradient
-    is_float32 = F.dtype(gradient) == mstype.float32
-    return writebacks.device_copy(gradient) if is_float32 else F.cast(gradient, mstype.float32)
-
-
-def _cut(cut, gradient):  # type: ignore[no-untyped-def]
-    return cut(gradient)
-
-
-def _fresh_rate(rate):  # type: ignore[no-untyped-def]
-    return writebacks.device_copy(rate) if isinstance(rate, Tensor) else rate
-
-
-def _pick(values, i):  # type: ignore[no-untyped-def]
-    return values[i]
-
-
-def _update(coefficients, gradients, update):  # type: ignore[no-untyped-def]
-    return update(coefficients, gradients)
+    def construct(self, gradients):  # type: ignore[no-untyped-def]
+        return self._step(gradients)

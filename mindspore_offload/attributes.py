@@ -9,6 +9,16 @@ from mindspore import dtype as mstype
 # Attributes that the step holds as constants.
 CONSTANTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov")
 
+# Methods that the steps of MindSpore's optimizers call, and a subclass may override, with what to do here.
+NOT_CALLED = {
+    "get_lr": "pass a LearningRateSchedule as learning_rate",
+    "get_weight_decay": "pass a Cell as weight_decay",
+    "decay_weight": "change the gradients in construct",
+    "scale_grad": "change the gradients in construct",
+    "gradients_centralization": "change the gradients in construct",
+    "flatten_gradients": "change the gradients in construct",
+}
+
 
 class GuardedAttributes(nn.Optimizer):
     """An optimizer whose attributes mean what they say.
@@ -21,6 +31,15 @@ class GuardedAttributes(nn.Optimizer):
     """
 
     _is_finished = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name, cure in NOT_CALLED.items():
+            if getattr(cls, name, None) is not getattr(nn.Optimizer, name, None):
+                raise TypeError(
+                    f"For '{cls.__name__}', the method '{name}' must be that of nn.Optimizer, because no step calls "
+                    f"it, but it is overridden; {cure}."
+                )
 
     def is_compiled(self):
         """Returns True after a step has been compiled."""
@@ -67,6 +86,8 @@ class GuardedAttributes(nn.Optimizer):
             )
         else:
             super().__setattr__(name, value)
+            if self._is_finished and name == "weight_decay":
+                self._step.__dict__[name] = value
 
     def _set_learning_rate(self, value):
         """Gives the Parameter `learning_rate` a new value, which the next step reads."""

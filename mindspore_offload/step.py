@@ -1,11 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The parts of a step before and after the updates: the global norm, and the counters."""
+"""A step: the order of the algorithm, the global norm before the updates, and the counters."""
 
-from mindspore import Tensor, nn
+import math
+
+from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
+from mindspore.ops import functional as F
 
 from mindspore_offload import host
+from mindspore_offload.update.sharded import Cut
+from mindspore_offload.update.writeback import device_copy
+
+
+class Step(nn.Cell):
+    """One step, in the order of the algorithm.
+
+    It does not refer to the optimizer: a cycle would keep the states alive until Python looks for garbage.
+
+    Args:
+        optimizer (nn.Optimizer): The optimizer, with its states.
+        tensors (list[ParameterStates]): Its parameters with their states.
+        check_gradients (Primitive): Refuses wrong gradients while the step is compiled.
+        rows (Cell): Computes the learning rate and the weight decay of each row.
+        norm (Union[Cell, None]): Measures the global norm. None: nothing depends on it.
+        coefficients (Cell): Packs the coefficients.
+        counters (Cell): Advances the counters.
+        dynamic_loss_scale (Union[Parameter, None]): The loss scale, if it is a Parameter.
+        new_updates (Callable): Returns the Cells that update all parameters, and the order in which these want the
+            gradients. Its argument `bound` is the largest bucket.
+        kernel_sees_parameters (bool): True if the kernel copes with gradients that are Parameters which it writes, if
+            all are in one bucket.
+    """
+
+    def __init__(
+        self,
+        optimizer,
+        tensors,
+        *,
+        check_gradients,
+        rows,
+        norm,
+        coefficients,
+        counters,
+        dynamic_loss_scale,
+        new_updates,
+        kernel_sees_parameters,
+    ):
+        super().__init__(auto_prefix=False)
+        updates, order = new_updates()
+        # A gradient that is a Parameter may be one that an update writes before it is read. In place, the native kernel
+        # sees that, if it has all of them in one bucket. Buckets would save no memory: Parameters are never freed. It
+        # does not see the small parameters, which MindSpore's operation updates.
+        updates_at_once = new_updates(bound=math.inf)[0] if kernel_sees_parameters else updates
+        is_sharded = any(each.piece is not None for each in tensors)
+        cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False) if is_sharded else None
+        # Not by setattr: a Cell looks for the names of parameters first, and a net's parameter may have any name.
+        self.__dict__.update(
+            _params=optimizer._params,
+            parameters=optimizer.parameters,
+            global_step=optimizer.global_step,
+            learning_rate=optimizer.learning_rate,
+            weight_decay=optimizer.weight_decay,
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+            beta1_power=optimizer.beta1_power,
+            beta2_power=optimizer.beta2_power,
+            assigns=optimizer.writeback == "assign",
+            check_gradients=check_gradients,
+            rows=rows,
+            norm=norm,
+            coefficients=coefficients,
+            counters=counters,
+            dynamic_loss_scale=dynamic_loss_scale,
+            kernel_sees_parameters=kernel_sees_parameters,
+            updates=updates,
+            updates_at_once=updates_at_once,
+            order=order,
+            cuts=cuts,
+            successes=(True,) * (len(tensors) - 1),
+        )
+
+    def __call__(self, gradients):
+        """Compiles and runs the step as a graph of its own, in any mode.
+
+        MindSpore notices new memory of a Parameter, as `set_data` gives it, before it runs a Cell, but not before it
+        runs a function of `jit`. (Before 2.9 it also needs a Parameter among the inputs.) The gradients are separate
+        inputs, because MindSpore needs quadratic time to hand over a tuple. The constant makes the inputs this step's
+        own: when a cell dies, MindSpore forgets the compiled graphs of all cells that had equal inputs.
+        """
+        has_gradients = isinstance(gradients, tuple) and gradients
+        inputs = (id(self), self.global_step, *map(_with_own_memory, gradients)) if has_gradients else (gradients,)
+        return self.compile_and_run(*inputs)
+
+    def construct(self, gradients, *separate_inputs):
+        if separate_inputs:
+            gradients = separate_inputs[1:]
+        self.check_gradients(self.parameters, gradients)
+        updates = self.updates
+        # Before `begin`: read after it, gradients that are Parameters would get a copy on the host, as described there.
+        if not self.kernel_sees_parameters:
+            gradients = host.map_(_apart_from_parameters, gradients)
+        elif True in host.map_(_is_parameter, gradients):
+            updates = self.updates_at_once
+        if self.assigns:
+            self.counters.begin()
+        if self.cuts is not None:
+            gradients = host.map_(_cut, self.cuts, gradients)
+        loss_scale, clip, is_finite = None, None, None
+        if self.dynamic_loss_scale is not None:
+            loss_scale = host.reshape(device_copy(self.dynamic_loss_scale), (1,))
+        if self.norm is not None:
+            clip, is_finite = self.norm(gradients, loss_scale)
+        learning_rates, weight_decays = self.rows(self.global_step, self.learning_rate, self.weight_decay)
+        if self.assigns:  # a rate may be a Parameter that the device writes: see FreshValue
+            learning_rates = host.map_(_fresh_rate, learning_rates)
+        beta1_power = host.mul(self.beta1_power, self.beta1)
+        beta2_power = host.mul(self.beta2_power, self.beta2)
+        coefficients = self.coefficients(
+            self.global_step, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
+        )
+        self.counters(beta1_power, beta2_power, is_finite)
+        if self.cuts is not None:  # all gradients are reduced, by collectives of the user's, before ours begin
+            coefficients = F.depend(coefficients, gradients)
+        if self.order:
+            gradients = host.map_(F.partial(_pick, gradients), self.order)
+        updated = host.map_(F.partial(_update, coefficients, gradients), updates)
+        # One `depend` for all. In a depend, MindSpore takes a constant tuple apart in quadratic time.
+        return (F.depend(True, updated), *self.successes)
+
+
+def _with_own_memory(gradient):
+    """Copies a view. MindSpore refuses it where an operation may write, and gradients are declared so."""
+    if not isinstance(gradient, Tensor) or isinstance(gradient, Parameter):
+        return gradient
+    try:
+        owns = gradient.is_contiguous() and gradient.untyped_storage().nbytes() == gradient.nbytes
+    except RuntimeError:  # MindSpore 2.7 does not know on the CPU
+        owns = False
+    return gradient if owns else gradient.copy()
+
+
+def _is_parameter(gradient):
+    return isinstance(gradient, Parameter)
+
+
+def _apart_from_parameters(gradient):
+    """Copies a gradient that is a Parameter: an update may write it first, or the host not see its new value."""
+    if not isinstance(gradient, Parameter):
+        return gradient
+    is_float32 = F.dtype(gradient) == mstype.float32
+    return device_copy(gradient) if is_float32 else F.cast(gradient, mstype.float32)
+
+
+def _cut(cut, gradient):
+    return cut(gradient)
+
+
+def _fresh_rate(rate):
+    return device_copy(rate) if isinstance(rate, Tensor) else rate
+
+
+def _pick(values, i):
+    return values[i]
+
+
+def _update(coefficients, gradients, update):
+    return update(coefficients, gradients)
 
 
 class GlobalNorm(nn.Cell):

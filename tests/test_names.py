@@ -4,7 +4,7 @@
 
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, nn
 
 from mindspore_offload import AdamOffload
 
@@ -23,7 +23,8 @@ def parameters_named(names, shape=()):
 def names_in(cell):
     """Returns the names of everything in a cell and in its cells."""
     names = {name for name in (*vars(cell), *cell._cells, *cell._params) if not name.startswith("__")}
-    return names.union(*(names_in(child) for child in cell._cells.values() if child is not None))
+    children = [value for value in (*cell._cells.values(), *vars(cell).values()) if isinstance(value, nn.Cell)]
+    return names.union(*map(names_in, children))
 
 
 def is_refused(name, settings):
