@@ -39,12 +39,6 @@ def checkpoint_of(optimizer, path):
     return ms.load_checkpoint(str(path))
 
 
-def saved(**arrays):
-    """Returns a checkpoint with these arrays. A double underscore stands for the first dot of a name."""
-    names = {name: name.replace("__", ".", 1) for name in arrays}
-    return {names[name]: Parameter(Tensor(array), name=names[name]) for name, array in arrays.items()}
-
-
 def test_adam_weight_decay(tmp_path):
     """Its moments are those of AdamW, to which the oracle compares."""
     theirs = trained(nn.AdamWeightDecay(new_parameters(), 1e-3, beta2=0.9), 0, 4)
@@ -116,84 +110,6 @@ def test_adam_with_use_offload_loads_as_it_is(tmp_path):
     one, other = parameters_of(trained(ours, 4, 8)), parameters_of(trained(theirs, 4, 8))
     for name in SHAPES:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("source", ["mindformers.AdamW", "mindcv.AdamW"])
-def test_an_adamw_that_corrects_the_bias_causes_no_warning(source, recwarn):
-    converted = convert_checkpoint(
-        saved(adam_m__w=np.ones(3, np.float32), adam_v__w=np.ones(3, np.float32), global_step=np.int32([3])), source
-    )
-    assert not recwarn
-    np.testing.assert_allclose(converted["beta2_power"].asnumpy(), [np.float32(0.999) ** 3], rtol=1e-6)
-
-
-def test_powers_of_the_checkpoint_stay():
-    checkpoint = saved(adam_m__w=np.ones(3, np.float32), global_step=np.int32([3]), beta1_power=np.float32([0.5]))
-    assert convert_checkpoint(checkpoint, "mindcv.AdamW")["beta1_power"].asnumpy() == [0.5]
-
-
-def test_a_checkpoint_that_is_no_dict_is_refused():
-    with pytest.raises(TypeError, match=r"'checkpoint' must be a dict, but got 'saved.ckpt' of type str"):
-        convert_checkpoint("saved.ckpt", "mindcv.AdamW")
-
-
-def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match=r"'source' must be one of \[.*'torch\.optim\.AdamW'\], but got 'AdamW'"):
-        convert_checkpoint({}, "AdamW")
-
-
-@pytest.mark.parametrize(
-    ("global_step", "shown"),
-    [([-1], r"\[-1\]"), (np.zeros(0), r"\[\]"), ([3, 4], r"\[3, 4\]"), (np.float32([2.5]), r"\[2.5\]")],
-    ids=["negative", "empty", "two", "fraction"],
-)
-def test_a_number_of_steps_that_is_no_count_is_refused(global_step, shown):
-    dtype = None if np.asarray(global_step).dtype == np.float32 else ms.int32
-    checkpoint = saved(adam_m__w=np.ones(3, np.float32))
-    checkpoint["global_step"] = Parameter(Tensor(global_step, dtype), name="global_step")
-    with pytest.raises(ValueError, match=rf"'global_step' in .* one whole number of at least 0, but got {shown}"):
-        convert_checkpoint(checkpoint, "mindformers.AdamW")
-
-
-@pytest.mark.parametrize("betas", [{"beta1": 1.0}, {"beta2": 0.0}, {"beta2": float("nan")}], ids=str)
-def test_a_beta_outside_0_and_1_is_refused(betas):
-    checkpoint = saved(adam_m__w=np.ones(3, np.float32), global_step=np.int32([3]))
-    with pytest.raises(ValueError, match=f"'{next(iter(betas))}' must be between 0 and 1"):
-        convert_checkpoint(checkpoint, "mindformers.AdamW", **betas)
-
-
-@pytest.mark.parametrize("source", ["mindformers.AdamW", "mint.optim.AdamW"])
-def test_a_checkpoint_of_a_net_alone_is_refused(source):
-    with pytest.raises(ValueError, match=rf"'checkpoint' must hold '\w+_step'.* but got \['net.w'\].* {source}, not"):
-        convert_checkpoint(saved(net__w=np.ones(3, np.float32)), source)
-
-
-def test_amsgrad_is_refused():
-    theirs = trained(experimental.AdamW(new_parameters(), 0.01, amsgrad=True), 0, 1)
-    checkpoint = {parameter.name: parameter for parameter in theirs.get_parameters()}
-    with pytest.raises(ValueError, match=r"without AMSGrad, but got 'max_exp_avg_sq.net.w'"):
-        convert_checkpoint(checkpoint, "experimental.optim.AdamW")
-
-
-TORCH_STATES = {0: {"step": 3}, 1: {"step": 3}}
-
-
-@pytest.mark.parametrize(
-    ("state_dict", "names", "message"),
-    [
-        ({"0.weight": 1}, None, r"must hold 'state' and 'param_groups', but got \['0.weight'\]"),
-        ({"state": TORCH_STATES}, None, r"the names of the 2 parameters in the state_dict, .* but got 0"),
-        ({"state": TORCH_STATES}, ["w"], r"the names of the 2 parameters in the state_dict, .* but got 1"),
-        ({"state": {0: {"step": 3}, 1: {"step": 4}}}, ["w", "b"], r"the same betas and .*steps \[3.0, 4.0\]"),
-        ({"state": {}}, ["w", "b"], r"the same betas and .*steps \[\]"),
-    ],
-    ids=["net", "no-names", "too-few-names", "different-steps", "not-trained"],
-)
-def test_a_state_dict_of_torch_that_does_not_fit_is_refused(state_dict, names, message):
-    if "state" in state_dict:
-        state_dict = {**state_dict, "param_groups": [{"params": [0, 1], "betas": (0.9, 0.999)}]}
-    with pytest.raises(ValueError, match=message):
-        convert_checkpoint(state_dict, "torch.optim.AdamW", names=names)
 
 
 def test_a_foreign_checkpoint_that_was_not_converted_is_noticed(tmp_path, host_kernel):

@@ -11,6 +11,9 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
+from mindspore_offload.states import conversion_checks as checks
+from mindspore_offload.states import torch_state_dict
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -20,6 +23,7 @@ class _Source:
         moment1, moment2: The prefixes of the moments.
         steps: The name of the step count.
         first: The step count before the first step.
+        dtype: The dtype of the step count, where it tells optimizers with the same names apart.
         corrects_bias: False if the optimizer lacks the bias correction.
     """
 
@@ -27,19 +31,25 @@ class _Source:
     moment2: str
     steps: str
     first: int = 0
+    dtype: Any = None
     corrects_bias: bool = True
 
 
-_TORCH = "torch.optim.AdamW"
 _SOURCES = {
     "mindformers.AdamW": _Source("adam_m", "adam_v", "global_step"),
+    "mindformers.FusedAdamW": _Source("exp_avg", "exp_avg_sq", "global_step", first=-1),
     "mindcv.AdamW": _Source("adam_m", "adam_v", "global_step"),
     "nn.AdamWeightDecay": _Source("adam_m", "adam_v", "global_step", corrects_bias=False),
     "FusedCastAdamWeightDecay": _Source("adam_m", "adam_v", "global_step", corrects_bias=False),
-    "mint.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", first=-1),
-    "experimental.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step"),
-    _TORCH: _Source("exp_avg", "exp_avg_sq", "state_step"),
+    "mint.optim.Adam": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.float32),
+    "mint.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", first=-1, dtype=mstype.float32),
+    "experimental.optim.Adam": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.int32),
+    "experimental.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.int32),
 }
+_TORCH = (torch_state_dict.ADAM, torch_state_dict.ADAMW)
+_POWERS = {"beta1_power", "beta2_power"}
+_WANTED = "give it what mindspore.load_checkpoint returns, or a state_dict of PyTorch and its source"
+_OF_OTHERS = ("muon_m", "pma_weight_ema", "pma_weight_sma")  # states of optimizers that also have an adam_m
 
 
 def convert_checkpoint(
@@ -49,33 +59,41 @@ def convert_checkpoint(
     beta2: float = 0.999,
     names: Optional[Sequence[str]] = None,
 ) -> dict[str, Parameter]:
-    """Converts a checkpoint of another AdamW into one that `AdamWOffload` loads.
+    """Converts a checkpoint of another Adam or AdamW into one that `AdamOffload` and `AdamWOffload` load.
 
-    The moments are the same in all of them; their names differ. Moments of 16 bits become float32. The powers of the
-    betas are computed from the number of steps, unless the checkpoint has them.
+    The moments are the same in all of them; their names differ. Moments of other dtypes become float32. The powers of
+    the betas are computed from the number of steps, unless the checkpoint has them.
+
+    Load the states of an AdamW into an `AdamWOffload`, those of an Adam into an `AdamOffload`. Without decay, both are
+    the same algorithm, but for `eps`: the states of an Adam of PyTorch, `mint` or `experimental` go on exactly in an
+    `AdamWOffload` with `weight_decay=0.0`.
 
     Args:
-        checkpoint (dict): A checkpoint, as `mindspore.load_checkpoint` returns it, or the `state_dict()` of a
-            `torch.optim.AdamW`. It is not changed.
-        source (str): The optimizer that it is from: ``"mindformers.AdamW"``, ``"mindcv.AdamW"``,
-            ``"nn.AdamWeightDecay"``, ``"FusedCastAdamWeightDecay"`` (MindFormers 1.0 to 1.3), ``"mint.optim.AdamW"``,
-            ``"experimental.optim.AdamW"`` or ``"torch.optim.AdamW"``.
+        checkpoint (dict): A checkpoint, as `mindspore.load_checkpoint` returns it, or a state_dict of an optimizer of
+            PyTorch: what `state_dict()` or `torch.distributed.checkpoint.state_dict.get_optimizer_state_dict` returns,
+            flattened or not. It is not changed.
+        source (str): The optimizer that it is from: ``"mindformers.AdamW"``, ``"mindformers.FusedAdamW"``,
+            ``"mindcv.AdamW"``, ``"nn.AdamWeightDecay"``, ``"FusedCastAdamWeightDecay"`` (MindFormers 1.0 to 1.3),
+            ``"mint.optim.AdamW"``, ``"experimental.optim.AdamW"`` or ``"torch.optim.AdamW"``; or an Adam,
+            ``"mint.optim.Adam"``, ``"experimental.optim.Adam"`` or ``"torch.optim.Adam"``.
         beta1 (float): The decay rate of the first moment with which the checkpoint was trained, between 0 and 1. Not
-            used if the checkpoint has the power, as those of MindCV and PyTorch. Default: ``0.9`` .
+            used if the checkpoint has the power or the rate, as those of MindCV and PyTorch. Default: ``0.9`` .
         beta2 (float): The decay rate of the second moment, likewise. Default: ``0.999`` .
         names (Optional[Sequence[str]]): For PyTorch, the names of the parameters in MindSpore, in the order of the
-            `state_dict`. Default: ``None`` , the names in the `state_dict`, which has them if the optimizer was made
-            from `named_parameters()`.
+            state_dict. Default: ``None`` , the names in the state_dict. It has them if it is of
+            `get_optimizer_state_dict`, or if the optimizer was made from `named_parameters()`.
 
     Returns:
         dict[str, Parameter], for `mindspore.load_param_into_net`.
 
     Raises:
-        TypeError: If `checkpoint` is not a dict.
-        ValueError: If `source` is unknown, if `checkpoint` has no states of that optimizer, if its number of steps is
-            not one whole number of at least 0, if it was trained with AMSGrad, or if `beta1` or `beta2` is not between
-            0 and 1.
-        ValueError: If `names` is not as long as the parameters of the state_dict, or is None while that has no names.
+        TypeError: If `checkpoint` is not a dict with names as keys, if a state in it has the wrong type or dtype, or if
+            `source` is not a str, `beta1` or `beta2` not a number, or `names` not a list of str.
+        ValueError: If `source` is unknown, or if `beta1` or `beta2` is not between 0 and 1.
+        ValueError: If `checkpoint` lacks states of that optimizer or has those of another one, if its number of steps
+            is not one whole number that int32 holds, or if it was trained with AMSGrad or to maximize.
+        ValueError: If `names` has a name twice, is not as long as the parameters of the state_dict, is None while that
+            has no names, or is given although `source` is not of PyTorch.
 
     Examples:
         >>> import mindspore as ms
@@ -90,113 +108,88 @@ def convert_checkpoint(
         ([], [])
     """
     if not isinstance(checkpoint, dict):
-        raise TypeError(
-            f"For 'convert_checkpoint', the argument 'checkpoint' must be a dict, but got {checkpoint!r:.60} of type "
-            f"{type(checkpoint).__name__}; give it what mindspore.load_checkpoint returns, or a state_dict of PyTorch."
-        )
-    if source not in _SOURCES:
-        raise ValueError(
-            f"For 'convert_checkpoint', the argument 'source' must be one of {sorted(_SOURCES)}, but got {source!r}; "
-            f"checkpoints of nn.Adam and nn.AdamOffload load as they are."
-        )
-    if source == _TORCH:
-        checkpoint, beta1, beta2 = _from_torch(checkpoint, names)
-    return _renamed(checkpoint, source, beta1, beta2)
-
-
-def _from_torch(
-    state_dict: dict[str, Any], names: Optional[Sequence[str]]
-) -> tuple[dict[str, Parameter], float, float]:
-    """Returns a state_dict as a flat checkpoint with the names of `_SOURCES`, and its betas."""
-    if not {"state", "param_groups"} <= state_dict.keys():
-        raise ValueError(
-            f"For 'convert_checkpoint', the argument 'checkpoint' must hold 'state' and 'param_groups', but got "
-            f"{sorted(state_dict)[:5]}; give it the state_dict() of the optimizer, not that of the net."
-        )
-    groups = state_dict["param_groups"]
-    keys = [key for group in groups for key in group["params"]]
-    if names is None:
-        names = [name for group in groups for name in group.get("param_names", ())]
-    if len(names) != len(keys):
-        raise ValueError(
-            f"For 'convert_checkpoint', the argument 'names' must have the names of the {len(keys)} parameters in the "
-            f"state_dict, in their order, but got {len(names)}; give it [p.name for p in optimizer.parameters]."
-        )
-    betas = {tuple(map(float, group["betas"])) for group in groups}
-    steps = {float(state["step"]) for state in state_dict["state"].values()}
-    if len(betas) != 1 or len(steps) != 1:
-        raise ValueError(
-            f"For 'convert_checkpoint', all parameters in the argument 'checkpoint' must have the same betas and the "
-            f"same number of steps, but got the betas {sorted(betas)} and the steps {sorted(steps)}; AdamWOffload has "
-            f"one of each."
-        )
-    flat = {"state_step": Parameter(Tensor([steps.pop()], mstype.float32), name="state_step")}
-    for key, name in zip(keys, names):
-        for kind, value in state_dict["state"].get(key, {}).items():  # none of a parameter that got no gradient
-            if kind != "step":
-                array = value.detach().cpu().float().numpy()
-                flat[f"{kind}.{name}"] = Parameter(Tensor(array), name=f"{kind}.{name}")
-    beta1, beta2 = betas.pop()
-    return flat, beta1, beta2
-
-
-def _renamed(checkpoint: dict[str, Parameter], source: str, beta1: float, beta2: float) -> dict[str, Parameter]:
-    """Returns a checkpoint with the names of `AdamWOffload`, and with powers of the betas."""
-    states = _SOURCES[source]
-    prefixes = {states.moment1: "moment1", states.moment2: "moment2"}
-    if states.steps not in checkpoint or not any(name.split(".")[0] in prefixes for name in checkpoint):
-        raise ValueError(
-            f"For 'convert_checkpoint', the argument 'checkpoint' must hold '{states.steps}' and states named "
-            f"'{states.moment1}.<parameter>' and '{states.moment2}.<parameter>', but got {sorted(checkpoint)[:5]} and "
-            f"others; give it the checkpoint of an optimizer {source}, not of a net alone."
-        )
-    for name, beta in (("beta1", beta1), ("beta2", beta2)):
-        if not 0 < beta < 1:
-            raise ValueError(
-                f"For 'convert_checkpoint', the argument '{name}' must be between 0 and 1, but got {beta!r}; "
-                f"give the one with which the checkpoint was trained."
-            )
-    steps = _step_count(states, checkpoint[states.steps])
-    if not states.corrects_bias:
+        checks.refuse("checkpoint", "be a dict", checks.described(checkpoint), _WANTED, TypeError)
+    if not isinstance(source, str) or source not in (*_SOURCES, *_TORCH):
+        expected = f"be one of {sorted((*_SOURCES, *_TORCH))}"
+        advice = "checkpoints of nn.Adam and nn.AdamOffload load as they are"
+        error = ValueError if isinstance(source, str) else TypeError
+        checks.refuse("source", expected, f"{source!r:.60}", advice, error)
+    betas = checks.decay_rate("beta1", beta1), checks.decay_rate("beta2", beta2)
+    if source in _TORCH:
+        moments1, moments2, steps, betas = torch_state_dict.read(checkpoint, source, names)
+        others: dict[str, Any] = {}
+    else:
+        if names is not None:
+            advice = "these checkpoints have names, leave it out"
+            checks.refuse("names", f"be None for {source}", checks.described(names), advice)
+        moments1, moments2, steps, others = _read(checkpoint, source)
+    checks.moments(moments1, moments2, None if others.keys() >= _POWERS else steps)
+    if source in _SOURCES and not _SOURCES[source].corrects_bias:
         warnings.warn(
             f"{source} does not correct the bias of its moments, and AdamWOffload does: the first steps after loading "
             f"this checkpoint may be larger or smaller than those that {source} would have taken.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
-    converted = {}
-    for name, parameter in checkpoint.items():
-        prefix, _, rest = name.partition(".")
-        if prefix in prefixes:
-            name = f"{prefixes[prefix]}.{rest}"
-            parameter = Parameter(parameter.value().astype(mstype.float32), name=name)
-        if prefix == "max_exp_avg_sq":
-            _check_unused(parameter)
+    moments = [*moments1.values(), *moments2.values()]
+    return {**others, **{moment.name: moment for moment in moments}, **_counters(steps, betas, others)}
+
+
+def _read(
+    checkpoint: dict[str, Any], source: str
+) -> tuple[dict[str, Parameter], dict[str, Parameter], int, dict[str, Any]]:
+    """Returns both moments of each parameter by its name, the number of steps, and the rest of a checkpoint."""
+    states = _SOURCES[source]
+    odd = next((name for name in checkpoint if not isinstance(name, str)), None)
+    if odd is not None:
+        checks.refuse("checkpoint", "have names as keys", checks.described(odd), _WANTED, TypeError)
+    moments: dict[str, dict[str, Parameter]] = {states.moment1: {}, states.moment2: {}}
+    others = {}
+    for name, value in checkpoint.items():
+        prefix, _, parameter = name.partition(".")
+        if prefix in moments and parameter:
+            new_name = f"{'moment1' if prefix == states.moment1 else 'moment2'}.{parameter}"
+            value = checks.tensor(name, value).astype(mstype.float32)
+            moments[prefix][parameter] = Parameter(value, name=new_name)
+        elif prefix == "max_exp_avg_sq":
+            _check_unused(name, value)
+        elif prefix in _OF_OTHERS:
+            advice = "it is of another optimizer, load the weights alone"
+            checks.refuse("checkpoint", f"be of {source}", f"the state '{name}'", advice)
         elif name != states.steps:
-            converted[name] = parameter
-    converted["global_step"] = Parameter(Tensor([steps], mstype.int32), name="global_step")
-    for name, beta in (("beta1_power", beta1), ("beta2_power", beta2)):
-        if name not in converted:
+            others[name] = value
+    if states.steps not in checkpoint or not any(moments.values()):
+        checks.refuse(
+            "checkpoint",
+            f"hold '{states.steps}' and states named '{states.moment1}.<parameter>' and '{states.moment2}.<parameter>'",
+            f"{sorted(checkpoint)[:5]} and others",
+            f"give it the checkpoint of an optimizer {source}, not of a net alone",
+        )
+    ours = [name for name in others if name == "global_step" or name.startswith(("moment1.", "moment2."))]
+    if ours:
+        advice = "give it one optimizer's states, those of nn.Adam and of this package load as they are"
+        checks.refuse("checkpoint", f"hold only states of {source}", f"'{ours[0]}', too", advice)
+    steps = checkpoint[states.steps]
+    if states.dtype is not None:
+        checks.tensor(states.steps, steps, [states.dtype])
+    moments1, moments2 = moments.values()
+    return moments1, moments2, checks.step_count(states.steps, steps, states.first), others
+
+
+def _counters(steps: int, betas: tuple[float, float], others: dict[str, Any]) -> dict[str, Parameter]:
+    """Returns the number of steps, and the powers of the betas that the checkpoint lacks."""
+    counters = {"global_step": Parameter(Tensor([steps], mstype.int32), name="global_step")}
+    for name, beta in zip(("beta1_power", "beta2_power"), betas):
+        if name in others:
+            checks.power(name, others[name])
+        else:
             power = np.array([float(np.float32(beta)) ** steps], np.float32)
-            converted[name] = Parameter(Tensor(power), name=name)
-    return converted
+            counters[name] = Parameter(Tensor(power), name=name)
+    return counters
 
 
-def _check_unused(parameter: Parameter) -> None:
+def _check_unused(name: str, value: Any) -> None:
     """Refuses the third state of AMSGrad. `experimental.optim.AdamW` always has it, without AMSGrad as zeros."""
-    if parameter.asnumpy().any():
-        raise ValueError(
-            f"For 'convert_checkpoint', the argument 'checkpoint' must be of an optimizer without AMSGrad, but got "
-            f"'{parameter.name}'; AdamWOffload has no AMSGrad, load the weights alone."
-        )
-
-
-def _step_count(states: _Source, saved: Parameter) -> int:
-    values = saved.asnumpy().astype(np.float64) - states.first
-    if values.size != 1 or not values.item().is_integer() or values.item() < 0:
-        raise ValueError(
-            f"For 'convert_checkpoint', '{states.steps}' in the argument 'checkpoint' must be one whole number of at "
-            f"least {states.first}, but got {saved.asnumpy().tolist()!r:.60}; the checkpoint is damaged or of another "
-            f"optimizer."
-        )
-    return int(values.item())
+    if checks.tensor(name, value).asnumpy().any():
+        advice = "AMSGrad is not supported, load the weights alone"
+        checks.refuse("checkpoint", "be of an optimizer without AMSGrad", f"'{name}'", advice)
