@@ -22,32 +22,41 @@ from mindspore_offload.commands import doctor, main, memory_speed, oracle, step_
 from mindspore_offload.dtypes import ELEMENT_TYPES
 
 
+@pytest.fixture(scope="module")
+def healthy():
+    """The findings on this machine. Their training steps take most of the time of these tests, so all share them."""
+    return list(doctor.examine())
+
+
 @pytest.fixture
-def diagnosed(capsys):
-    """Runs the doctor; gives its exit status and its findings."""
+def steps(monkeypatch):
+    """Replaces the training steps by right ones that are not run. Returns the arguments of each."""
+    tried = []
 
-    def diagnose():
-        status = main(["doctor", "--json"])
-        report = json.loads(capsys.readouterr().out)
-        assert report["healthy"] == (status == 0)
-        return status, [doctor.Finding(**finding) for finding in report["findings"]]
+    def failures(*arguments):
+        tried.append(arguments)
+        return {}
 
-    return diagnose
+    monkeypatch.setattr(training_check, "failures", failures)
+    monkeypatch.setattr(step_speed, "seconds_of_a_step", lambda: 0.1)
+    return tried
 
 
 def of_state(findings, state):
     return [finding for finding in findings if finding.state == state]
 
 
-def test_a_healthy_machine(diagnosed):
-    status, findings = diagnosed()
-    assert status == 0
-    assert {finding.state for finding in findings} <= {"ok", "note"}
-    steps = [finding.text.partition(":")[0] for finding in findings if finding.subject == "training step"]
-    tried = ["auto, auto", "native, in_place", "native, assign", "stock, in_place", "stock, assign", "bfloat16 moments"]
-    assert steps == tried
+def of_steps(findings):
+    return [finding.state for finding in findings if finding.subject == "training step"]
 
-    described = {finding.subject: finding.text for finding in findings}
+
+def test_a_healthy_machine(healthy):
+    assert {finding.state for finding in healthy} <= {"ok", "note"}
+    names = [finding.text.partition(":")[0] for finding in healthy if finding.subject == "training step"]
+    tried = ["auto, auto", "native, in_place", "native, assign", "stock, in_place", "stock, assign", "bfloat16 moments"]
+    assert names == tried
+
+    described = {finding.subject: finding.text for finding in healthy}
     assert str(native_library.PATH) in described["native library"]
     assert "-ffp-contract=off" in described["native library"]
     assert native_library.load().MindsporeOffloadIsa().decode() in described["instruction set"]
@@ -59,22 +68,48 @@ def test_a_healthy_machine(diagnosed):
     assert gigabytes == pytest.approx(28 / nanoseconds, rel=0.05)
 
 
-def test_without_the_library(diagnosed, fresh_library, tmp_path):
+FAULT = doctor.Finding("speed of light", "failed", "is too low", "use a vacuum")
+
+
+@pytest.mark.parametrize("faults", [[], [FAULT]], ids=["healthy", "faulty"])
+def test_the_findings_are_printed(faults, healthy, monkeypatch, capsys):
+    findings = healthy + faults
+    monkeypatch.setattr(doctor, "examine", lambda: iter(findings))
+    assert main(["doctor", "--json"]) == len(faults)
+    report = json.loads(capsys.readouterr().out)
+    assert report["healthy"] == (not faults)
+    assert [doctor.Finding(**finding) for finding in report["findings"]] == findings
+
+    assert main(["doctor"]) == len(faults)
+    verdict = "Not everything works: see above." if faults else "Everything that is used by default works."
+    assert capsys.readouterr().out == "".join(f"{finding}\n" for finding in findings) + f"\n{verdict}\n"
+
+
+def test_a_cure_has_a_line_of_its_own():
+    assert str(FAULT) == f"failed   speed of light    is too low\n{'':27}cure: use a vacuum"
+
+
+def test_each_host_operation_and_writeback_is_tried(steps):
+    findings = list(doctor.examine())
+    assert of_state(findings, "failed") == []
+    ways = [(host_kernel, writeback) for host_kernel in ("native", "stock") for writeback in ("in_place", "assign")]
+    tried = [("auto", "auto", "float32"), *((*way, "float32") for way in ways), ("native", "auto", "bfloat16")]
+    assert steps == tried
+
+
+def test_without_the_library(steps, fresh_library, tmp_path):
     fresh_library.setattr(native_library, "PATH", tmp_path / "libmindspore_offload.so")
-    status, findings = diagnosed()
-    assert status == 1
+    findings = list(doctor.examine())
     (failed,) = of_state(findings, "failed")
     assert (failed.subject, "does not exist" in failed.text) == ("native library", True)
     assert "install a C++ compiler" in failed.cure
-    steps = [finding.state for finding in findings if finding.subject == "training step"]
-    assert steps == ["ok", "skipped", "skipped", "ok", "ok", "skipped"]
+    assert of_steps(findings) == ["ok", "skipped", "skipped", "ok", "ok", "skipped"]
+    assert [host_kernel for host_kernel, _, _ in steps] == ["auto", "stock", "stock"]
 
 
-def test_with_a_wrong_white_list(diagnosed, fresh_library):
+def test_with_a_wrong_white_list(steps, fresh_library):
     fresh_library.setenv("MS_CUSTOM_AOT_WHITE_LIST", "/nowhere")
-    status, findings = diagnosed()
-    assert status == 1
-    (failed,) = of_state(findings, "failed")
+    (failed,) = of_state(doctor.examine(), "failed")
     assert "MS_CUSTOM_AOT_WHITE_LIST is '/nowhere'" in failed.text
     assert f"set it to '{native_library.PATH.parent}'" in failed.cure
 
@@ -88,7 +123,7 @@ def test_with_a_wrong_white_list(diagnosed, fresh_library):
     ],
     ids=["numpy-2", "newer-mindspore", "no-mindspore"],
 )
-def test_with_another_version(name, version, text, cure, diagnosed, monkeypatch):
+def test_with_another_version(name, version, text, cure, steps, monkeypatch):
     installed = importlib.metadata.version
 
     def pretended(asked):
@@ -97,12 +132,12 @@ def test_with_another_version(name, version, text, cure, diagnosed, monkeypatch)
         return version if asked == name else installed(asked)
 
     monkeypatch.setattr(importlib.metadata, "version", pretended)
-    status, findings = diagnosed()
-    assert status == 1
+    findings = list(doctor.examine())
     (failed,) = of_state(findings, "failed")
     assert text in failed.text
     assert cure in failed.cure
-    assert [finding.subject for finding in of_state(findings, "skipped")] == ["training step"]
+    assert of_steps(findings) == ["skipped"]
+    assert steps == []
 
 
 def test_where_mindspore_cannot_be_imported(tmp_path):
@@ -120,14 +155,30 @@ def test_where_mindspore_cannot_be_imported(tmp_path):
     assert "failed   MindSpore         can't be imported: ImportError: libgomp.so.1: cannot open" in run.stdout
 
 
-def test_a_wrong_step_is_found(diagnosed, monkeypatch):
+def test_a_wrong_step_is_found(monkeypatch):
     """All but the weights' exact values are right here: an optimizer that looks ahead."""
     monkeypatch.setattr(training_check, "AdamOffload", functools.partial(AdamOffload, use_nesterov=True))
-    status, findings = diagnosed()
-    assert status == 1
-    assert [finding.state for finding in findings if finding.subject == "training step"] == ["failed"] + 5 * ["warning"]
-    for dtype in ELEMENT_TYPES:
-        assert f"{dtype}: the weights are off by" in of_state(findings, "failed")[0].text
+    wrong = training_check.failures("auto", "auto", "float32")
+    assert list(wrong) == list(ELEMENT_TYPES)
+    assert all(text.startswith("the weights are off by") for text in wrong.values())
+    assert training_check.error_of_steps("float32", "native", "auto", moment_dtype="bfloat16") > 1
+
+
+def test_a_step_that_raises_is_found(monkeypatch):
+    def refuse(*arguments, **settings):
+        raise RuntimeError("no such operation\nand more lines")
+
+    monkeypatch.setattr(training_check, "AdamOffload", refuse)
+    wrong = training_check.failures("auto", "auto", "float32")
+    assert wrong == dict.fromkeys(ELEMENT_TYPES, "RuntimeError: no such operation")
+
+
+def test_wrong_steps_are_reported(steps, monkeypatch):
+    wrong = {"float16": "the weights are off by 7 times the allowed error"}
+    monkeypatch.setattr(training_check, "failures", lambda *arguments: wrong)
+    findings = list(doctor.examine())
+    assert of_steps(findings) == ["failed"] + 5 * ["warning"]
+    assert f"float16: {wrong['float16']}" in of_state(findings, "failed")[0].text
     assert [finding.subject for finding in of_state(findings, "skipped")] == ["speed"]
 
 
