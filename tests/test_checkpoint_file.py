@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_bytes import entry, field, header, long_field, tensor, varint
 from hypothesis import given
 from hypothesis import strategies as st
 from mindspore import Parameter, Tensor, save_checkpoint
@@ -24,35 +25,8 @@ from mindspore_offload.dtypes import ELEMENT_TYPES
 SOURCE_TREE = Path(commands.__file__).parents[2]
 
 
-def header(text, values=0):
-    """Returns the bytes of a .safetensors file with this header."""
-    text = text if isinstance(text, bytes) else text.encode()
-    return struct.pack("<Q", len(text)) + text + bytes(values)
-
-
-def tensor(shape="[2]", dtype='"F32"', offsets="[0, 8]", name='"w"'):
-    return f'{{{name}: {{"dtype": {dtype}, "shape": {shape}, "data_offsets": {offsets}}}}}'
-
-
 def two_tensors(offsets):
     return tensor()[:-1] + ", " + tensor(offsets=offsets, name='"v"')[1:]
-
-
-def varint(number):
-    return bytes([number]) if number < 128 else bytes([number % 128 + 128]) + varint(number // 128)
-
-
-def field(number, content):
-    """Returns a field of a protocol buffer; its content is a whole number or bytes."""
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content)
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def entry(dims=(2,), dtype=b"Float32", content=bytes(8), name=b"w"):
-    """Returns an entry of a .ckpt file."""
-    dims = b"".join(field(1, dim) for dim in dims)
-    return field(1, field(1, name) + field(2, dims + field(2, dtype) + field(3, content)))
 
 
 SAFETENSORS = {
@@ -151,7 +125,8 @@ def test_a_path_that_is_no_regular_file_is_refused(kind, message, suffix, tmp_pa
         sizes.of_checkpoint(str(path))
 
 
-# Limits the memory and the CPU time of the process. Reading all that such a file claims to hold would exceed them.
+# Reads files with limits on the memory and the CPU time of the process. Reading all that the files claim to hold would
+# exceed them.
 LIMITED = """
 import json, resource, sys
 from mindspore_offload.commands import sizes
@@ -159,65 +134,61 @@ from mindspore_offload.commands.common import CommandError
 
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
-try:
-    print(json.dumps(sizes.of_checkpoint(sys.argv[1])))
-except CommandError as error:
-    print(json.dumps(str(error)))
+results = {}
+for path in sys.argv[1:]:
+    try:
+        results[path] = sizes.of_checkpoint(path)
+    except CommandError as error:
+        results[path] = str(error)
+print(json.dumps(results))
 """
-
-
-def read_with_limits(path):
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE_TREE)}
-    run = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(path)], env=environment, capture_output=True, text=True, check=True
-    )
-    return json.loads(run.stdout)
-
 
 TB = 10**12
 SMALL = tensor("[2]", offsets="[0, 8]")
-LARGE = tensor("[1000, 250000000]", offsets=f"[0, {TB}]")
+LARGE = header(tensor("[1000, 250000000]", offsets=f"[0, {TB}]"))
 
 
-def long_field(number, length):
-    """Returns the beginning of a field of `length` bytes."""
-    return varint(number << 3 | 2) + varint(length)
-
-
-@pytest.mark.parametrize(
-    ("name", "start", "message"),
-    [
-        ("header.safetensors", struct.pack("<Q", TB - 8), "999,999,999,992 bytes, and at most 16,777,216 are read"),
-        ("spaces.safetensors", header(SMALL + " " * (2**24 - len(SMALL))), "8 bytes together, but 999,983,222,776"),
-        ("lists.safetensors", header('{"w": [' + "{}," * (2**24 // 3 - 10) + "{}]}"), "is not one of a tensor"),
-        ("name.ckpt", long_field(1, TB - 7) + long_field(1, TB - 14), "a name in it would have"),
-        ("zeros.ckpt", b"", "does not consist of the entries"),
-    ],
-    ids=["header", "spaces", "lists", "name", "zeros"],
-)
-def test_a_bad_file_of_a_terabyte_is_refused_within_the_limits(name, start, message, tmp_path):
-    """The file is sparse: its unwritten part reads as zeros and takes no space."""
-    path = tmp_path / name
-    path.write_bytes(start)
-    os.truncate(path, TB)
-    assert message in read_with_limits(path)
-
-
-def test_a_whole_file_of_a_terabyte_is_read(tmp_path):
-    path = tmp_path / "whole.safetensors"
-    path.write_bytes(header(LARGE))
-    os.truncate(path, len(header(LARGE)) + TB)
-    assert read_with_limits(path) == [[["w", 250 * 10**9, "float32"]], {}]
-
-
-def test_a_whole_checkpoint_of_a_terabyte_is_read(tmp_path):
+def large_entry():
+    """Returns the beginning of a .ckpt file with the same tensor as `LARGE`."""
     dims = field(1, 1000) + field(1, 250_000_000) + field(2, b"Float32") + long_field(3, TB)
     value = field(1, b"w") + long_field(2, len(dims) + TB) + dims
-    start = long_field(1, len(value) + TB) + value
-    path = tmp_path / "whole.ckpt"
-    path.write_bytes(start)
-    os.truncate(path, len(start) + TB)
-    assert read_with_limits(path) == [[["w", 250 * 10**9, "float32"]], {}]
+    return long_field(1, len(value) + TB) + value
+
+
+# The beginning of each file, and its size. The part that is not written reads as zeros and takes no space.
+BAD = {
+    "header.safetensors": (struct.pack("<Q", TB - 8), "999,999,999,992 bytes, and at most 16,777,216 are read"),
+    "spaces.safetensors": (header(SMALL + " " * (2**24 - len(SMALL))), "8 bytes together, but 999,983,222,776"),
+    "lists.safetensors": (header('{"w": [' + "{}," * (2**24 // 3 - 10) + "{}]}"), "is not one of a tensor"),
+    "name.ckpt": (long_field(1, TB - 7) + long_field(1, TB - 14), "a name in it would have"),
+    "zeros.ckpt": (b"", "does not consist of the entries"),
+}
+WHOLE = {"whole.safetensors": LARGE, "whole.ckpt": large_entry()}
+
+
+@pytest.fixture(scope="module")
+def read_with_limits(tmp_path_factory):
+    """Returns what is read of files of a terabyte, by their names. One process reads them all."""
+    folder = tmp_path_factory.mktemp("terabyte")
+    sizes_of_files = {name: (start, TB) for name, (start, _) in BAD.items()}
+    sizes_of_files |= {name: (start, len(start) + TB) for name, start in WHOLE.items()}
+    for name, (start, size) in sizes_of_files.items():
+        (folder / name).write_bytes(start)
+        os.truncate(folder / name, size)
+    command = [sys.executable, "-c", LIMITED, *(str(folder / name) for name in sizes_of_files)]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE_TREE)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return {Path(path).name: result for path, result in json.loads(run.stdout).items()}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_of_a_terabyte_is_refused_within_the_limits(name, read_with_limits):
+    assert BAD[name][1] in read_with_limits[name]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_file_of_a_terabyte_is_read(name, read_with_limits):
+    assert read_with_limits[name] == [[["w", 250 * 10**9, "float32"]], {}]
 
 
 @pytest.fixture(scope="module")

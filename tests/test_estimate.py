@@ -7,6 +7,7 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
+from estimates import Squares, printed_rows, states_of
 from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import initializer
 
@@ -14,11 +15,6 @@ from mindspore_offload import AdamOffload, estimate, placement_report
 from mindspore_offload.commands import estimate as command
 from mindspore_offload.commands import main, sizes
 from mindspore_offload.footprint import Size
-
-
-def states_of(optimizer):
-    updated = {parameter.name for parameter in optimizer.parameters}
-    return sum(parameter.nbytes for parameter in optimizer.get_parameters() if parameter.name not in updated)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -40,18 +36,6 @@ def test_nn_adam_offload_needs_what_it_allocates_or_refuses():
     half = Parameter(Tensor(np.zeros(1000, np.float16)), name="weight")
     with pytest.raises(TypeError, match="Float32"):
         nn.AdamOffload([half])((Tensor(np.ones(1000, np.float16)),))
-
-
-class Squares(nn.Cell):
-    """A net of two weights."""
-
-    def __init__(self, dtype):
-        super().__init__()
-        self.first = Parameter(Tensor(np.ones((1000, 30)), dtype), name="first")
-        self.second = Parameter(Tensor(np.ones((1000, 30)), dtype), name="second")
-
-    def construct(self, inputs):
-        return (self.first**2 * inputs + self.second**2 * inputs).astype(ms.float32).sum()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -157,13 +141,6 @@ def test_a_checkpoint_of_a_training(suffix, tmp_path, monkeypatch):
     expected = [(p.name, p.size, str(p.dtype).lower()) for p in net.trainable_params()]
     weights, others = sizes.of_checkpoint(path)
     assert (sorted(map(tuple, weights)), others) == (sorted(expected), {})
-
-
-def printed_rows(capsys, *options):
-    """Runs the command. Returns its output and, split into cells, the rows of AdamOffload."""
-    assert main(["estimate", "--host-gb-s=40", *options]) == 0
-    printed = capsys.readouterr().out
-    return printed, [line.split() for line in printed.splitlines() if line.startswith("AdamOffload")]
 
 
 def test_the_command_prints_each_dtype(capsys):

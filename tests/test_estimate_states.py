@@ -7,9 +7,9 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
+from estimates import Squares, printed_rows, states_of
 from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import initializer
-from test_estimate import Squares, printed_rows, states_of
 
 from mindspore_offload import AdamOffload, estimate, placement_report
 from mindspore_offload.commands import main
