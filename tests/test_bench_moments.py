@@ -21,6 +21,7 @@ def path_is_restored(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("task", TINY)
 def test_a_seed_has_the_same_training_but_for_the_moments(task):
     """Another seed changes the loss by more than other moments do."""
