@@ -24,7 +24,10 @@ TOOLS = {tool: shutil.which(tool) for tool in ("chromium", "chromedriver")}
 OTHER = {"en": "zh", "zh": "en"}
 API = "mindspore_offload.AdamOffload"
 
-pytestmark = pytest.mark.skipif(not all(TOOLS.values()) and not CI, reason="install chromium and chromium-driver")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(not all(TOOLS.values()) and not CI, reason="install chromium and chromium-driver"),
+]
 
 
 @pytest.fixture(scope="session")
