@@ -48,6 +48,12 @@ def cpu(tmp_path_factory):
     worker.stop()
 
 
+def table(cases, *always, names=("settings", "dtypes")):
+    """Parametrizes a test with cases by name. Only the cases that are named are in every run."""
+    marks = {name: () if name in always else pytest.mark.full for name in cases}
+    return pytest.mark.parametrize(names, [pytest.param(*case, id=n, marks=marks[n]) for n, case in cases.items()])
+
+
 def pytest_generate_tests(metafunc):
     """Tests run in the first two regimes, which differ in both settings; in all four if marked `every_regime`.
 
@@ -55,7 +61,9 @@ def pytest_generate_tests(metafunc):
     """
     if "regime" in metafunc.fixturenames:
         every = metafunc.definition.get_closest_marker("every_regime")
-        metafunc.parametrize("regime", list(REGIMES)[: 4 if every else 2], scope="session", indirect=True)
+        names = list(REGIMES)[: 4 if every else 2]
+        regimes = [pytest.param(name, marks=() if i < 2 else pytest.mark.full) for i, name in enumerate(names)]
+        metafunc.parametrize("regime", regimes, scope="session", indirect=True)
 
 
 def pytest_configure(config):

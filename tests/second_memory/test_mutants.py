@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The tests find the faults that they are made for: with each of them, the tests that are named here fail."""
+"""The checks find the faults that they are made for: with each of them, the checks that are named here fail."""
 
+import functools
+
+import checks
 import pytest
-import test_bytes
-import test_same_results
 from worker import Worker
+
+pytestmark = pytest.mark.full
 
 
 def bytes_of(case):
-    settings, dtypes = test_bytes.CASES[case]
-    return test_bytes.test_a_step_copies_what_is_documented, {"settings": settings, "dtypes": dtypes}
+    settings, dtypes = checks.COPIES[case]
+    return lambda gpu, cpu: checks.step_copies_what_is_documented(gpu, settings, dtypes)
 
 
 def training(case):
-    settings, dtypes = test_same_results.TRAININGS[case]
-    return test_same_results.test_training, {"settings": settings, "dtypes": dtypes}
+    settings, dtypes = checks.TRAININGS[case]
+    return functools.partial(checks.trains_as_on_the_cpu, settings=settings, dtypes=dtypes)
 
 
 def assigned(case):
-    settings, dtypes = test_same_results.DTYPES[case]
-    arguments = {"way": "ops.assign", "settings": settings, "dtypes": dtypes}
-    return test_same_results.test_a_weight_written_outside_wins, arguments
+    settings, dtypes = checks.DTYPES[case]
+    return functools.partial(checks.weight_written_outside_wins, way="ops.assign", settings=settings, dtypes=dtypes)
 
 
 MUTANTS = {
@@ -36,9 +38,8 @@ MUTANTS = {
 def test_a_fault_is_found(mutant, cpu, tmp_path):
     worker = Worker("GPU", "O0", 1, tmp_path / "log", mutant)
     try:
-        for test, arguments in MUTANTS[mutant]:
-            compared = {} if test is test_bytes.test_a_step_copies_what_is_documented else {"cpu": cpu}
+        for check in MUTANTS[mutant]:
             with pytest.raises(AssertionError):
-                test(gpu=worker, **arguments, **compared)
+                check(worker, cpu)
     finally:
         worker.stop()

@@ -5,35 +5,22 @@
 The same Python code runs on both. Where the device only adds and multiplies, the bits are those of the CPU device.
 """
 
-import numpy as np
 import pytest
-from conftest import REGIMES
+from checks import (
+    DTYPES,
+    NATIVE,
+    TRAININGS,
+    assert_close,
+    assert_same_bits,
+    trains_as_on_the_cpu,
+    weight_written_outside_wins,
+)
+from conftest import REGIMES, table
 from scenarios import FLOAT16, FLOAT32, MIXED, WRITES
 from worker import Worker
 
-NATIVE = {"host_kernel": "native"}
 SKIP = {"skip_nonfinite": True, "overflows": (2,)}
 
-# Arguments of an optimizer and a dtype for each parameter: every pair of values that could matter together.
-TRAININGS = {
-    "plain-float32": ({}, FLOAT32),
-    "plain-mixed": ({}, MIXED),
-    "decay-clip-float32": ({"weight_decay": 0.1, "max_grad_norm": 0.5}, FLOAT32),
-    "decay-scale-float16": ({"weight_decay": 0.1, "loss_scale": 8.0}, FLOAT16),
-    "clip-nesterov-mixed": ({"max_grad_norm": 0.5, "use_nesterov": True}, MIXED),
-    "nesterov-locking-float16": ({"use_nesterov": True, "use_locking": True}, FLOAT16),
-    "AdamW-float32": ({"cls": "AdamWOffload"}, FLOAT32),
-    "AdamW-clip-float16": ({"cls": "AdamWOffload", "max_grad_norm": 0.5}, FLOAT16),
-    "groups-float32": ({"groups": True}, FLOAT32),
-    "groups-falling-float16": ({"groups": True, "learning_rate": "falling"}, FLOAT16),
-    "falling-growing-float32": ({"learning_rate": "falling", "weight_decay": "growing"}, FLOAT32),
-    "listed-mixed": ({"learning_rate": "listed"}, MIXED),
-    "bfloat16-moments-decay-mixed": ({"moment_dtype": "bfloat16", "weight_decay": 0.1}, MIXED),
-    "bfloat16-moments-AdamW-clip-float32": (
-        {"moment_dtype": "bfloat16", "cls": "AdamWOffload", "max_grad_norm": 0.5},
-        FLOAT32,
-    ),
-}
 LONG = {
     "decay-clip-float32": ({"weight_decay": 0.1, "max_grad_norm": 0.5}, FLOAT32),
     "AdamW-groups-mixed": ({"cls": "AdamWOffload", "groups": True}, MIXED),
@@ -44,31 +31,14 @@ SKIPPING = {
     "AdamW-float32": ({"cls": "AdamWOffload"}, FLOAT32),
     "float16": ({}, FLOAT16),
 }
-DTYPES = {"float32": ({}, FLOAT32), "float16": ({}, FLOAT16)}
 
 
-def table(cases):
-    return pytest.mark.parametrize(("settings", "dtypes"), cases.values(), ids=cases)
-
-
-def assert_same_bits(actual, expected):
-    assert actual.keys() == expected.keys()
-    different = [name for name, value in actual.items() if value.tobytes() != expected[name].tobytes()]
-    assert different == []
-
-
-def assert_close(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
-
-
-@table(TRAININGS)
+@table(TRAININGS, "plain-mixed", "decay-clip-float32")
 def test_training(settings, dtypes, gpu, cpu):
-    arguments = {"dtypes": dtypes, **NATIVE, **settings}
-    assert_same_bits(gpu.run("train", **arguments), cpu("train", **arguments))
+    trains_as_on_the_cpu(gpu, cpu, settings, dtypes)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("target", "level"), [("CPU", "O1"), ("CPU", "O2"), ("GPU", "O2")])
 def test_other_jit_levels(target, level, cpu, tmp_path):
     arguments = {"dtypes": MIXED, "weight_decay": 0.1, "max_grad_norm": 0.5, "writeback": "assign", **NATIVE}
@@ -87,6 +57,7 @@ def test_twenty_steps(settings, dtypes, gpu, cpu):
     assert_same_bits(gpu.run("train", **arguments), cpu("train", **arguments))
 
 
+@pytest.mark.full
 def test_the_replaced_optimizer(gpu):
     """`nn.AdamOffload` rounds its constants in another order."""
     ours = gpu.run("train", **NATIVE)
@@ -94,7 +65,7 @@ def test_the_replaced_optimizer(gpu):
     assert_close(replaced, {name: ours[name] for name in replaced})
 
 
-@table(SKIPPING)
+@table(SKIPPING, "float16")
 def test_a_step_with_an_infinite_gradient_is_skipped(settings, dtypes, gpu, cpu):
     arguments = {"dtypes": dtypes, **NATIVE, **SKIP, **settings}
     result = gpu.run("train", **arguments)
@@ -118,10 +89,9 @@ def test_small_parameters_stay_on_the_device(settings, dtypes, gpu, cpu):
 WEIGHT_WRITES = {f"{way}-{name}": (way, *case) for way in WRITES for name, case in DTYPES.items()}
 
 
-@pytest.mark.parametrize(("way", "settings", "dtypes"), WEIGHT_WRITES.values(), ids=WEIGHT_WRITES)
+@table(WEIGHT_WRITES, "ops.assign-float32", "ops.assign-float16", names=("way", "settings", "dtypes"))
 def test_a_weight_written_outside_wins(way, settings, dtypes, gpu, cpu):
-    arguments = {"way": way, "written": "second.weight", "dtypes": dtypes, **NATIVE, **settings}
-    assert_same_bits(gpu.run("outside_write", **arguments), cpu("outside_write", **arguments))
+    weight_written_outside_wins(gpu, cpu, way, settings, dtypes)
 
 
 STATES = ("moment1.second.weight", "moment2.second.weight", "master.second.weight", "beta1_power")
@@ -134,12 +104,14 @@ def assert_written_outside_is_used(way, written, gpu, cpu):
     assert_same_bits(gpu.run("outside_write", **arguments), cpu("outside_write", **arguments))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("written", STATES)
 @pytest.mark.parametrize("way", ON_HOST)
 def test_a_state_set_outside_is_used(way, written, gpu, cpu):
     assert_written_outside_is_used(way, written, gpu, cpu)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("way", WRITES)
 def test_a_learning_rate_written_outside_is_used(way, gpu, cpu):
     assert_written_outside_is_used(way, "learning_rate", gpu, cpu)
@@ -148,6 +120,7 @@ def test_a_learning_rate_written_outside_is_used(way, gpu, cpu):
 LOST = "with one dispatch thread, MindSpore's runtime never looks at the copy that the device has written"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("written", STATES)
 @pytest.mark.parametrize("way", ON_DEVICE)
 def test_a_state_assigned_outside_is_used(way, written, gpu, cpu, regime, request):
@@ -156,6 +129,7 @@ def test_a_state_assigned_outside_is_used(way, written, gpu, cpu, regime, reques
     assert_written_outside_is_used(way, written, gpu, cpu)
 
 
+@pytest.mark.full
 def test_every_bit_of_a_weight_survives_a_skipped_step(gpu):
     result = gpu.run("special_values", **NATIVE)
     assert result["after"].tolist() == result["before"].tolist()
@@ -173,11 +147,13 @@ def test_two_optimizers(settings, dtypes, gpu, cpu):
     assert_same_bits(gpu.run("two_optimizers", **arguments), cpu("two_optimizers", **arguments))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["one-graph", "functions"])
 def test_gradient_accumulation(form, gpu, cpu):
     assert_same_bits(gpu.run("accumulation.train", form, **NATIVE), cpu("accumulation.train", form, **NATIVE))
 
 
+@pytest.mark.full
 def test_model_train(gpu, cpu):
     """Matrix products sum in another order on the CPU device."""
     assert_close(gpu.run("model_train", **NATIVE), cpu("model_train", **NATIVE))
@@ -189,6 +165,7 @@ def test_pynative_mode(settings, dtypes, gpu, cpu):
     assert_same_bits(gpu.run("pynative", **arguments), cpu("pynative", **arguments))
 
 
+@pytest.mark.full
 def test_a_step_that_raises_changes_nothing(gpu):
     before, after = gpu.run("exception_in_a_step", **NATIVE)
     assert_same_bits(after, before)

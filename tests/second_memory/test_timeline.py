@@ -4,7 +4,9 @@
 
 import pytest
 from conftest import REGIMES
-from timeline import LANES, logged_step, overlap, picture, total
+from timeline import LANES, logged_step, overlap, total
+
+pytestmark = pytest.mark.full
 
 
 @pytest.mark.parametrize("settings", [REGIMES["O0-1thread"], REGIMES["O1-2threads"]], ids=["O0-1thread", "O1-2threads"])
@@ -24,10 +26,3 @@ def test_the_copies_use_pageable_memory(tmp_path):
     copies = [line.split() for line in (tmp_path / "log").read_text().splitlines() if line.startswith("to_")]
     assert len(copies) > 0
     assert {memory for _, _, memory, _, _ in copies} == {"pageable"}
-
-
-def test_the_picture_has_a_bar_for_each_busy_time():
-    lanes = {"device": [(0, 70)], "to_host": [(70, 75), (90, 95)], "host": [(75, 90)], "to_device": [(95, 100)]}
-    drawn = picture(100, lanes, "en")
-    assert drawn.count("v20h-") == 5 + len(lanes)  # and a pale one behind each line
-    assert 'd="M10.0 30h266.0v20h-266.0z"' in drawn  # 70 of 100 ms, in the 380 units between the margins
