@@ -45,6 +45,10 @@ def nothing():
     return nn.ReLU()
 def number():
     return 5
+def half():
+    net = nn.Dense(3, 2)
+    net.weight.set_dtype(ms.float16)
+    return net
 def double():
     net = nn.Cell()
     net.weight = ms.Parameter(ms.Tensor([1.0], ms.float64), name="weight")
@@ -79,6 +83,10 @@ def test_a_module_or_a_file_is_built(spec, folder, capsys):
     assert sorted(sizes.of_net(spec)) == [("bias", 2, "float32"), ("weight", 6, "float32")]
     printed = capsys.readouterr()
     assert (printed.out, "a net prints" in printed.err) == ("", True)
+
+
+def test_each_parameter_has_its_dtype(folder):
+    assert sorted(sizes.of_net("nets_of_a_user:half")) == [("bias", 2, "float32"), ("weight", 6, "float16")]
 
 
 @pytest.mark.parametrize("name", ["json", "mindspore", "test_user_net", "my.net", "two-words"])
