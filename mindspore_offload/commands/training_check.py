@@ -18,14 +18,14 @@ SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.01, "loss_scale": 1024.0}
 
 
 class Product(nn.Cell):
-    """A net of one weight, whose gradient is its input. The CPU device can't multiply bfloat16 matrices."""
+    """A net of one weight, whose gradient is its input. MindSpore 2.7.0 can't multiply bfloat16 on the CPU device."""
 
     def __init__(self, weight):
         super().__init__()
         self.weight = Parameter(weight, name="weight")
 
     def construct(self, inputs):
-        return (self.weight * inputs).astype(ms.float32).sum()
+        return (self.weight.astype(ms.float32) * inputs.astype(ms.float32)).sum()
 
 
 def failures(host_kernel, writeback, moment_dtype):
