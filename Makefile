@@ -206,8 +206,10 @@ aarch64: build/harness
 	qemu-aarch64 build/harness-aarch64 without-statistics > build/harness-aarch64.digest; \
 	diff build/harness.digest build/harness-aarch64.digest
 
+FUZZ := $(wildcard tests/test_fuzz*.py)
+
 fuzz: $(VENV)/stamp
-	$(BIN)/python -m pytest $(PARALLEL) tests/test_fuzz.py tests/test_campaign.py --hypothesis-profile=campaign
+	$(BIN)/python -m pytest $(PARALLEL) $(FUZZ) --hypothesis-profile=fuzz
 
 # The yardstick of the benchmark, apart from the package's library.
 build/libbare_loop.so: benchmarks/kernel/bare_loop.cc $(CPP)

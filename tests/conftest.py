@@ -10,9 +10,9 @@ from mindspore_offload import native_library
 
 collect_ignore = ["clients", "second_memory"]  # their own targets install or build what they need
 
-# The same examples in every run of the tests, and new ones in every campaign of `make fuzz`.
+# The same examples in every run of the tests, and new ones in every run of `make fuzz`.
 hypothesis.settings.register_profile("tests", max_examples=200, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("campaign", max_examples=5_000, deadline=None)
+hypothesis.settings.register_profile("fuzz", max_examples=5_000, deadline=None)
 hypothesis.settings.load_profile("tests")
 
 

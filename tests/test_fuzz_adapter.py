@@ -2,7 +2,7 @@
 
 """Random calls of the adapter: a good one computes Adam, a broken one returns an error and writes nothing.
 
-`make fuzz` runs a longer campaign.
+`make fuzz` makes more of them.
 """
 
 import ctypes

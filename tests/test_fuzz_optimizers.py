@@ -20,9 +20,9 @@ DTYPES = [ms.float32, ms.float16, ms.bfloat16]
 
 
 def pytest_generate_tests(metafunc):
-    is_campaign = metafunc.config.getoption("--hypothesis-profile") == "campaign"
+    is_fuzz = metafunc.config.getoption("--hypothesis-profile") == "fuzz"
     seeds = np.random.default_rng(0 if os.environ.get("CI") else None)
-    metafunc.parametrize("seed", seeds.integers(10**9, size=300) if is_campaign else range(16))
+    metafunc.parametrize("seed", seeds.integers(10**9, size=300) if is_fuzz else range(16))
 
 
 class InGroup:
