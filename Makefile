@@ -25,8 +25,10 @@
 #                    and docs/memory.svg
 
 PYTHON ?= python3
+# The package with MindSpore; and style, documentation and packaging, which need no MindSpore.
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := .venv-tools
 SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP_FOLDERS := mindspore_offload/csrc tests/kernel tests/second_memory/standin benchmarks/kernel
 CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDERS)))
@@ -34,11 +36,22 @@ CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDE
 .PHONY: demo examples test test-dist test-oldest test-peers test-clients second-memory timeline lint format bench \
     bench-kernel docs figures dist kernel sanitize aarch64 fuzz clean
 
-# The stamp is younger than the sources when the environment holds what they need. pip leaves alone what is there.
+# $(call environment,what to install). The stamp is younger than the sources when the environment holds what they need.
+# pip leaves alone what is there, and compiles no module: Python compiles those that are imported.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+define environment
+test -x $(@D)/bin/python || $(PYTHON) -m venv --clear $(@D)
+$(@D)/bin/python $(INSTALL) 'pip>=25.1'
+$(@D)/bin/python $(INSTALL) $(1)
+endef
+
 $(VENV)/stamp: $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs --editable '.[test,dist,lint,examples]'
+	@test -x $(BIN)/python || echo "Setting up $(VENV): downloads MindSpore and what the examples need, 0.8 GB."
+	$(call environment,--group test --editable '.[examples]')
+	touch $@
+
+$(TOOLS)/stamp: pyproject.toml
+	$(call environment,--group lint --group docs --group dist)
 	touch $@
 
 demo: $(VENV)/stamp
@@ -61,23 +74,24 @@ examples: $(VENV)/stamp demo
 # Most of the time is MindSpore compiling graphs, on one core: a file of tests a process, two at once.
 PARALLEL := --numprocesses 2 --dist loadfile
 
-test: $(VENV)/stamp
+test: $(VENV)/stamp docs
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # The wheels are built from the unpacked source distribution, so nothing of an earlier build gets into them. auditwheel
 # tags each for the oldest Linux that its library runs on, at best this one. _PYTHON_HOST_PLATFORM is the platform that
 # setuptools builds for.
-WHEEL := $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheels build/sdist
+WHEEL := $(TOOLS)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheels build/sdist
 
-dist: $(VENV)/stamp
+# After $(VENV), not beside it: setuptools writes one .egg-info for both.
+dist: $(TOOLS)/stamp $(VENV)/stamp
 	rm -rf dist build/sdist build/wheels
-	$(BIN)/python -m build --sdist --outdir dist > /dev/null
+	$(TOOLS)/bin/python -m build --sdist --outdir dist > /dev/null
 	mkdir -p build/sdist
 	tar xf dist/*.tar.gz -C build/sdist --strip-components 1
 	$(WHEEL)
 	@$(call needs,aarch64-linux-gnu-g++,install g++-aarch64-linux-gnu); set -x; \
 	CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ _PYTHON_HOST_PLATFORM=linux-aarch64 $(WHEEL)
-	for wheel in build/wheels/*.whl; do PATH=$(BIN):$$PATH auditwheel repair --wheel-dir dist $$wheel || exit; done
+	for wheel in build/wheels/*.whl; do PATH=$(TOOLS)/bin:$$PATH auditwheel repair --wheel-dir dist $$wheel || exit; done
 
 # $(call check-wheel,architecture,compiler,emulator). The harness is linked from the object files of the wheel's library,
 # and with that library itself, so it does not start unless the library loads.
@@ -102,16 +116,15 @@ test-dist: dist build/harness
 	$(FROM_SDIST) -m pytest --quiet --quiet --collect-only > collected
 	$(FROM_SDIST) -m pytest --quiet tests/test_native_library.py tests/test_adamw.py
 
+# MindSpore 2.7.0 itself requires a numpy below 2.
 OLDEST := .venv-oldest
-$(OLDEST)/stamp: pyproject.toml Makefile
-	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv --clear $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check '.[test]' 'mindspore==2.7.0'
+$(OLDEST)/stamp: pyproject.toml
+	$(call environment,--group test 'mindspore==2.7.0')
 	touch $@
 
 # From inside tests/, so that the tests import the installed wheel and not the folder beside them.
 test-oldest: dist $(OLDEST)/stamp
-	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*_$(shell uname -m).whl
+	$(OLDEST)/bin/python $(INSTALL) --force-reinstall --no-deps dist/*_$(shell uname -m).whl
 	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. $(PARALLEL) test_contract.py test_checkpoint.py \
 	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py test_adamw.py test_clipping.py \
 	    test_min_offload_size.py test_states.py test_attributes.py test_names.py test_results.py test_outside_writes.py \
@@ -123,17 +136,14 @@ test-oldest: dist $(OLDEST)/stamp
 WITH_PEERS := TORCH_EXTENSIONS_DIR=$(abspath build/torch_extensions) PATH=$(abspath $(BIN)):$$PATH
 
 test-peers: $(VENV)/stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]'
-	$(WITH_PEERS) $(BIN)/python -m pytest tests/test_peers.py tests/test_bench.py tests/test_docs.py -k 'torch or peers'
+	$(BIN)/python $(INSTALL) --editable '.[peers]'
+	$(WITH_PEERS) $(BIN)/python -m pytest $(wildcard tests/test_peers.py tests/test_bench*.py tests/test_docs.py) \
+	    -k 'torch or peers'
 
 CLIENTS := .venv-clients
 $(CLIENTS)/stamp: $(SOURCES) tests/clients/requirements.txt
-	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv --clear $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
-	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
-	    --requirement tests/clients/requirements.txt
-	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	    mindcv==0.3.0 mindone==0.5.0 mindformers==2.1.0
+	$(call environment,--group test --editable . --requirement tests/clients/requirements.txt)
+	$(@D)/bin/python $(INSTALL) --no-deps mindcv==0.3.0 mindone==0.5.0 mindformers==2.1.0
 	touch $@
 
 # One process at a time, as most of the time is MindSpore compiling, and the libraries are large.
@@ -142,9 +152,10 @@ test-clients: $(CLIENTS)/stamp
 	$(CLIENTS)/bin/python -m pytest tests/test_docs.py -k libraries
 
 # The headers of CUDA come from the package index. One process at a time: each test shares its MindSpore with others.
+HEADERS := build/cuda_headers
 build/second_memory/cuda/bin/nvcc: $(VENV)/stamp tests/second_memory/build.py $(wildcard tests/second_memory/standin/*)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[second-memory]'
-	$(BIN)/python tests/second_memory/build.py build/second_memory
+	$(BIN)/python $(INSTALL) --upgrade --no-deps --target $(HEADERS) --group second-memory
+	PYTHONPATH=$(HEADERS) $(BIN)/python tests/second_memory/build.py build/second_memory
 
 second-memory: build/second_memory/cuda/bin/nvcc
 	$(BIN)/python -m pytest tests/second_memory
@@ -152,25 +163,25 @@ second-memory: build/second_memory/cuda/bin/nvcc
 timeline: build/second_memory/cuda/bin/nvcc
 	$(BIN)/python tests/second_memory/timeline.py docs
 
-SCHEMA := $(BIN)/check-jsonschema --builtin-schema
+SCHEMA := $(TOOLS)/bin/check-jsonschema --builtin-schema
 
-lint: $(VENV)/stamp
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CPP)
-	$(BIN)/mypy
-	$(BIN)/reuse lint --lines
+lint: $(TOOLS)/stamp
+	$(TOOLS)/bin/ruff check .
+	$(TOOLS)/bin/ruff format --check .
+	$(TOOLS)/bin/clang-format --dry-run --Werror $(CPP)
+	$(TOOLS)/bin/mypy
+	$(TOOLS)/bin/reuse lint --lines
 	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
-	$(BIN)/zizmor --offline --quiet .github
-	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
+	$(TOOLS)/bin/zizmor --offline --quiet .github
+	$(TOOLS)/bin/pre-commit validate-config .pre-commit-config.yaml
 
-HEADER := $(BIN)/reuse annotate --license Apache-2.0 --skip-existing
+HEADER := $(TOOLS)/bin/reuse annotate --license Apache-2.0 --skip-existing
 
-format: $(VENV)/stamp
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+format: $(TOOLS)/stamp
+	$(TOOLS)/bin/ruff check --fix .
+	$(TOOLS)/bin/ruff format .
+	$(TOOLS)/bin/clang-format -i $(CPP)
 	$(HEADER) $$(git ls-files --cached --others --exclude-standard '*.py')
 	$(HEADER) --style cppsingle $(CPP)
 
@@ -226,18 +237,10 @@ bench-kernel: build/kernel_bench
 bench: $(VENV)/stamp
 	$(BIN)/python -m benchmarks
 
-# The pages need neither MindSpore nor a compiler.
-DOCS := .venv-docs
-$(DOCS)/stamp: pyproject.toml
-	test -x $(DOCS)/bin/python || $(PYTHON) -m venv --clear $(DOCS)
-	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --group docs
-	touch $@
-
 # A warning is an error, a link that leads nowhere too.
-docs: $(DOCS)/stamp
-	$(DOCS)/bin/sphinx-build -q -E -W -n --keep-going docs_en build/docs/en
-	$(DOCS)/bin/sphinx-build -q -E -W -n --keep-going docs_zh build/docs/zh
+docs: $(TOOLS)/stamp
+	$(TOOLS)/bin/sphinx-build -q -E -W -n --keep-going docs_en build/docs/en
+	$(TOOLS)/bin/sphinx-build -q -E -W -n --keep-going docs_zh build/docs/zh
 	cp docs/index.html build/docs/index.html
 
 # With PyTorch and DeepSpeed, which `make test-peers` installs.
@@ -246,4 +249,4 @@ figures: $(VENV)/stamp
 	$(BIN)/python -m benchmarks.memory docs
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(DOCS) $(CLIENTS) build dist output *.egg-info mindspore_offload/*.so
+	rm -rf $(VENV) $(TOOLS) $(OLDEST) $(CLIENTS) build dist output *.egg-info mindspore_offload/*.so
