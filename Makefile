@@ -2,14 +2,16 @@
 
 # make demo          train a network on scanned digits and compare with MindSpore's optimizers
 # make examples      run all examples in full
-# make test          run the tests
+# make test          run the tests, in minutes
+# make test-all      run the slow tests too: all combinations of arguments, trainings of the examples and the benchmark,
+#                    the pages in a browser, `make fuzz`, and all of `make second-memory`
 # make lint          check style, types, licence headers and workflows
 # make format        fix what the formatters can fix, and add missing licence headers
 # make docs          build the documentation: build/docs/en/index.html and build/docs/zh/index.html
 # make dist          build the source distribution and the wheels (x86-64; aarch64 with its cross-compiler)
 # make test-dist     check what `make dist` built: load each library, run the kernel's tests on its object files (those
 #                    for aarch64 in an emulator), run tests from the source distribution
-# make test-oldest   test the wheel with the oldest supported MindSpore
+# make test-oldest   run the tests on the wheel with the oldest supported MindSpore
 # make test-peers    compare with PyTorch and DeepSpeed; installs both
 # make test-clients  train with MindFormers, MindCV and mindone, which it installs into an environment of their own
 # make second-memory run MindSpore's GPU runtime without a GPU, over a device memory that the host can't touch
@@ -33,7 +35,7 @@ SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP_FOLDERS := mindspore_offload/csrc tests/kernel tests/second_memory/standin benchmarks/kernel
 CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDERS)))
 
-.PHONY: demo examples test test-dist test-oldest test-peers test-clients second-memory timeline lint format bench \
+.PHONY: demo examples test test-all test-dist test-oldest test-peers test-clients second-memory timeline lint format bench \
     bench-kernel docs figures dist kernel sanitize aarch64 fuzz clean
 
 # $(call environment,what to install). The stamp is younger than the sources when the environment holds what they need.
@@ -71,11 +73,18 @@ examples: $(VENV)/stamp demo
 	    $(BIN)/python examples/migration_$${optimizer}_$$program.py || exit; done; done
 	$(BIN)/python examples/placement.py transformer --dtype float16
 
-# Most of the time is MindSpore compiling graphs, on one core: a file of tests a process, two at once.
-PARALLEL := --numprocesses 2 --dist loadfile
+# Most of the time is MindSpore compiling graphs, on one core: a file of tests a process, two at once. The benchmark's
+# yardstick is built before, since two tests at once would build it.
+WORKERS ?= 2
+PARALLEL = --numprocesses $(WORKERS) --dist loadfile
+ALL := -m ""
 
-test: $(VENV)/stamp docs
+test: $(VENV)/stamp build/libbare_loop.so
 	$(BIN)/python -m pytest $(PARALLEL)
+
+test-all: $(VENV)/stamp build/libbare_loop.so build/second_memory/cuda/bin/nvcc docs fuzz
+	$(BIN)/python -m pytest $(PARALLEL) $(ALL)
+	$(BIN)/python -m pytest $(ALL) tests/second_memory
 
 # The wheels are built from the unpacked source distribution, so nothing of an earlier build gets into them. auditwheel
 # tags each for the oldest Linux that its library runs on, at best this one. _PYTHON_HOST_PLATFORM is the platform that
@@ -125,11 +134,7 @@ $(OLDEST)/stamp: pyproject.toml
 # From inside tests/, so that the tests import the installed wheel and not the folder beside them.
 test-oldest: dist $(OLDEST)/stamp
 	$(OLDEST)/bin/python $(INSTALL) --force-reinstall --no-deps dist/*_$(shell uname -m).whl
-	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. $(PARALLEL) test_contract.py test_checkpoint.py \
-	    test_arguments.py test_update.py test_writeback.py test_life.py test_placement.py test_adamw.py test_clipping.py \
-	    test_min_offload_size.py test_states.py test_attributes.py test_names.py test_results.py test_outside_writes.py \
-	    test_shared_gradients.py test_moments.py \
-	    --deselect tests/test_placement.py::test_the_documentation_shows_what_the_command_prints
+	cd tests && ../$(OLDEST)/bin/pytest -c ../pyproject.toml --rootdir .. $(PARALLEL) -m "not full and not newest" .
 
 # DeepSpeed compiles its kernel into a folder of its own: a lock that an interrupted build left in the home folder would
 # make it wait for ever.
@@ -137,7 +142,7 @@ WITH_PEERS := TORCH_EXTENSIONS_DIR=$(abspath build/torch_extensions) PATH=$(absp
 
 test-peers: $(VENV)/stamp
 	$(BIN)/python $(INSTALL) --editable '.[peers]'
-	$(WITH_PEERS) $(BIN)/python -m pytest $(wildcard tests/test_peers.py tests/test_bench*.py tests/test_docs.py) \
+	$(WITH_PEERS) $(BIN)/python -m pytest $(ALL) $(wildcard tests/test_peers.py tests/test_bench*.py tests/test_docs.py) \
 	    -k 'torch or peers'
 
 CLIENTS := .venv-clients
@@ -148,8 +153,8 @@ $(CLIENTS)/stamp: $(SOURCES) tests/clients/requirements.txt
 
 # One process at a time, as most of the time is MindSpore compiling, and the libraries are large.
 test-clients: $(CLIENTS)/stamp
-	$(CLIENTS)/bin/python -m pytest tests/clients
-	$(CLIENTS)/bin/python -m pytest tests/test_docs.py -k libraries
+	$(CLIENTS)/bin/python -m pytest $(ALL) tests/clients
+	$(CLIENTS)/bin/python -m pytest $(ALL) tests/test_docs.py -k libraries
 
 # The headers of CUDA come from the package index. One process at a time: each test shares its MindSpore with others.
 HEADERS := build/cuda_headers
@@ -220,7 +225,7 @@ aarch64: build/harness
 FUZZ := $(wildcard tests/test_fuzz*.py)
 
 fuzz: $(VENV)/stamp
-	$(BIN)/python -m pytest $(PARALLEL) $(FUZZ) --hypothesis-profile=fuzz
+	$(BIN)/python -m pytest $(PARALLEL) $(ALL) $(FUZZ) --hypothesis-profile=fuzz
 
 # The yardstick of the benchmark, apart from the package's library.
 build/libbare_loop.so: benchmarks/kernel/bare_loop.cc $(CPP)

@@ -28,6 +28,8 @@ from benchmarks.words import words  # noqa: E402
 from mindspore_offload import AdamOffload, machine  # noqa: E402
 from mindspore_offload.commands.common import CommandError  # noqa: E402
 
+pytestmark = pytest.mark.newest("the benchmark is not part of the package")
+
 
 @pytest.fixture
 def threads_are_restored(fresh_library):

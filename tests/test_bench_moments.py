@@ -15,6 +15,8 @@ from benchmarks import moments  # noqa: E402
 
 TINY = {task: tiny for task, (_, _, tiny) in moments.TASKS.items()}
 
+pytestmark = pytest.mark.newest("the benchmark is not part of the package")
+
 
 @pytest.fixture(autouse=True)
 def path_is_restored(monkeypatch):

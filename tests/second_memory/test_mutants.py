@@ -34,6 +34,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_fault_is_found(mutant, cpu, tmp_path):
     worker = Worker("GPU", "O0", 1, tmp_path / "log", mutant)

@@ -2,17 +2,15 @@
 
 """A training step costs the sum of its parts, as the documentation states and draws it."""
 
-import pytest
 from conftest import REGIMES
 from timeline import LANES, logged_step, overlap, total
 
 pytestmark = pytest.mark.full
 
 
-@pytest.mark.parametrize("settings", [REGIMES["O0-1thread"], REGIMES["O1-2threads"]], ids=["O0-1thread", "O1-2threads"])
-def test_copies_take_turns_with_all_else(settings, tmp_path):
+def test_copies_take_turns_with_all_else(regime, tmp_path):
     """Only the few operations that are launched just before a host operation run beside it."""
-    milliseconds, lanes = logged_step(*settings, tmp_path, layers=4, width=1024, product_ms=2)
+    milliseconds, lanes = logged_step(*REGIMES[regime], tmp_path, layers=4, width=1024, product_ms=2)
     busy = {lane: total(lanes[lane]) for lane in LANES}
     assert min(busy.values()) > 0
     assert overlap(lanes) < 0.2 * milliseconds
