@@ -35,6 +35,8 @@ SOURCES := setup.py pyproject.toml Makefile $(wildcard mindspore_offload/csrc/*)
 CPP_FOLDERS := mindspore_offload/csrc tests/kernel tests/second_memory/standin benchmarks/kernel
 CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDERS)))
 
+# A program whose first run fails is not there, so the next `make` builds and runs it again.
+.DELETE_ON_ERROR:
 .PHONY: demo examples test test-all test-dist test-oldest test-peers test-clients second-memory timeline lint format bench \
     bench-kernel docs figures dist kernel sanitize aarch64 fuzz clean
 
