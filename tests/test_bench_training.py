@@ -18,6 +18,8 @@ sys.path.append(str(ROOT))  # at the end, so that the package is the one that is
 from benchmarks import nets, rivals, training  # noqa: E402
 from benchmarks.resnet import ResNet  # noqa: E402
 
+pytestmark = pytest.mark.newest("the benchmark is not part of the package")
+
 
 def test_bert_has_the_parameters_of_bert_base():
     """The encoder of Devlin and others, without its two segments and its pooler, and an output layer of its own."""
