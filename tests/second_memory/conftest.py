@@ -57,8 +57,7 @@ def table(cases, *always, names=("settings", "dtypes")):
 def pytest_generate_tests(metafunc):
     """Tests run in the first two regimes, which differ in both settings; in all four if marked `every_regime`.
 
-    Only `make test-all` runs all but the first two. pytest groups the tests of a regime, so one second memory lives at a
-    time.
+    Only `make test-all` runs the last two. pytest groups the tests of a regime, so one second memory lives at a time.
     """
     if "regime" in metafunc.fixturenames:
         every = metafunc.definition.get_closest_marker("every_regime")

@@ -2,6 +2,7 @@
 
 """A training step costs the sum of its parts, as the documentation states and draws it."""
 
+import pytest
 from conftest import REGIMES
 from timeline import LANES, logged_step, overlap, total
 
