@@ -2,6 +2,7 @@
 
 """The optimizer cell: its arguments, and the order of a step."""
 
+import weakref
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, NoReturn, Optional, Union
@@ -15,7 +16,7 @@ from mindspore_offload import checks, ranks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
 from mindspore_offload.rows import Rows
-from mindspore_offload.states.foreign import warn_of_foreign_checkpoint
+from mindspore_offload.states.foreign import ForeignCheckpoint
 from mindspore_offload.step import Counters, GlobalNorm, Step
 from mindspore_offload.update import native, stock
 from mindspore_offload.update import writeback as writebacks
@@ -235,16 +236,18 @@ class AdamOffload(GuardedAttributes):
         self.moment2 = ParameterTuple(each.moment2 for each in tensors)
         self.master = ParameterTuple(each.master for each in tensors if each.master is not None)
         self.global_norm = states.counter("global_norm", 0, np.float32) if clip or skip else None
+        # The net may live longer, and its parameters list the states.
+        states_of_parameters = [state for each in tensors for state in each.states]
+        weakref.finalize(self, states.forget_clones, self.parameters, states_of_parameters).atexit = False
         self.skipped_steps = states.counter("skipped_steps", 0, np.int32) if skip else None
 
+        self.global_step = states.counter("global_step", 0, np.int32)
         scale = 1.0 / self.loss_scale
         norm = None
         if clip or skip:
             norm = GlobalNorm(operation.norm(tensors), max_grad_norm, None if is_dynamic else scale, self.global_norm)
-        states_to_check = self.cls_name, self.global_step, self.beta1_power, self.moment1
-        self._check_gradients = checks.Gradients(
-            self.cls_name, self.parameters, partial(warn_of_foreign_checkpoint, *states_to_check)
-        )
+        check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
+        self._check_gradients = checks.Gradients(self.cls_name, self.parameters, check_states)
         step = Step(
             self,
             tensors,

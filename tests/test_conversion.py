@@ -120,6 +120,28 @@ def test_a_foreign_checkpoint_that_was_not_converted_is_noticed(tmp_path, host_k
         trained(ours, 4, 5)
 
 
+def test_it_is_noticed_once(tmp_path):
+    """Gradients of another dtype need another compilation, while moments of masked batches are still zero."""
+    theirs = trained(nn.AdamWeightDecay(new_parameters(), 1e-3), 0, 4)
+    ours = AdamWOffload(new_parameters(), 1e-3)
+    ms.load_param_into_net(ours, checkpoint_of(theirs, tmp_path / "a.ckpt"))
+    with pytest.warns(UserWarning, match="the moments are zero") as warned:
+        masked_steps(ours)
+    assert len(warned) == 1
+
+
+def masked_steps(optimizer):
+    for dtype in (ms.float32, ms.float16):
+        optimizer(tuple(Tensor(np.zeros(parameter.shape), dtype) for parameter in optimizer.parameters))
+
+
+def test_masked_batches_cause_no_warning(recwarn):
+    ours = AdamWOffload(new_parameters(), 1e-3)
+    masked_steps(ours)
+    assert ours.global_step.asnumpy() == [2]
+    assert not recwarn
+
+
 def test_a_checkpoint_of_ours_causes_no_warning(tmp_path, recwarn):
     ours = trained(AdamWOffload(new_parameters(), 1e-3, moment_dtype=ms.bfloat16), 0, 4)
     resumed = AdamWOffload(new_parameters(), 1e-3, moment_dtype=ms.bfloat16)

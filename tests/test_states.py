@@ -171,7 +171,7 @@ def test_states_are_clones_as_in_nn_adam():
             Tensor(np.ones((3, 2)), dtype), name="weight", layerwise_parallel=True, parallel_optimizer=False
         )
         parameter.comm_fusion = 3
-        optimizer_class([parameter])
+        _optimizer = optimizer_class([parameter])  # its end would be that of the clones, too
         fields = ("name", "layerwise_parallel", "parallel_optimizer", "comm_fusion", "requires_grad", "requires_aggr")
         return {
             clone.name: {field: getattr(clone.param_info, field) for field in fields}

@@ -11,9 +11,9 @@ from mindspore import dtype as mstype
 
 from mindspore_offload.shard import Piece, piece_of
 from mindspore_offload.states import memory
-from mindspore_offload.states.state import clone_of, new_state, shard_state
+from mindspore_offload.states.state import clone_of, forget_clones, new_state, shard_state
 
-__all__ = ["ParameterStates", "allocate", "counter", "shard_state"]
+__all__ = ["ParameterStates", "allocate", "counter", "forget_clones", "shard_state"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class ParameterStates:
     @property
     def weight(self):
         """The float32 weight that Adam updates: the master, or the parameter itself."""
+    @property
+    def states(self):
+        """The moments and the master."""
+        return [state for state in (self.moment1, self.moment2, self.master) if state is not None]
+
         return self.parameter if self.master is None else self.master
 
 

@@ -22,6 +22,7 @@ def new_state(name, array, kind=None):
     state.own_dtype = state.loadable_dtype = tensor.dtype
     state.__class__ = type(Parameter.__name__, (kind or _State, type(state)), {})
     state.memory, state.piece, state.whole_shape = array, None, tensor.shape
+    state.was_loaded = False
     return state
 
 
@@ -50,6 +51,14 @@ def clone_of(parameter, prefix, array, piece=None):
     info = parameter.param_info
     info.cloned_obj = [*getattr(info, "cloned_obj", []), state]
     return state
+
+
+def forget_clones(parameters, clones):
+    """Removes states from the lists of their parameters, which would keep their memory as long as the net lives."""
+    forgotten = {id(clone) for clone in clones}
+    for parameter in parameters:
+        info = parameter.param_info
+        info.cloned_obj = [clone for clone in getattr(info, "cloned_obj", []) if id(clone) not in forgotten]
 
 
 _MOMENT_BITS = {mstype.float32: 32, mstype.bfloat16: 16}
@@ -116,7 +125,7 @@ class _State:
             np.copyto(self.memory[: len(loaded)], loaded)
         else:
             np.copyto(self.memory, loaded.reshape(own_shape))
-        self.sliced = slice_shape
+        self.sliced, self.was_loaded = slice_shape, True
         return self
 
     def _of_piece(self):
