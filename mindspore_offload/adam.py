@@ -109,9 +109,9 @@ class AdamOffload(GuardedAttributes):
             parameters are offloaded.
         moment_dtype (mindspore.dtype): The dtype of the moments, ``mindspore.float32`` or ``mindspore.bfloat16``.
             bfloat16 halves their memory, to 4 bytes a parameter. They are rounded stochastically, so that they keep
-            their mean; the random bits depend only on the step, the name of the parameter and the element. Needs the
-            native host operation. Parameters below `min_offload_size` keep float32 moments. Default:
-            ``mindspore.float32`` .
+            their mean; the random bits depend only on the step, the name of the parameter, without a prefix that all
+            names share, and the element. Needs the native host operation. Parameters below `min_offload_size` keep
+            float32 moments. Default: ``mindspore.float32`` .
         shard_states (bool): Whether the ranks of a data-parallel training share the states. Each rank then holds,
             updates and saves one piece of each state with at least 16,384 elements, and the device gathers the results
             (ZeRO stage 1, Rajbhandari et al., `arXiv:1910.02054 <https://arxiv.org/abs/1910.02054>`_, section 5.1). The
@@ -227,10 +227,11 @@ class AdamOffload(GuardedAttributes):
         self._shard_state = states.shard_state(own) if own.ranks > 1 else None
         tensors = [
             states.allocate(parameter, moment_dtype, own, *each)
-            for parameter, *each in zip(self.parameters, rows.of_parameter, rows.has_decay, is_small)
+            for parameter, *each in zip(self.parameters, keys, rows.of_parameter, rows.has_decay, is_small)
         ]
         self.params = self.parameters
         self.beta1, self.beta2, self.eps = (Tensor(value, mstype.float32) for value in (beta1, beta2, eps))
+        keys = states.keys_of([parameter.name for parameter in self.parameters])
         self.beta1_power, self.beta2_power = (states.counter(f"beta{i}_power", 1, np.float32) for i in (1, 2))
         self.moment1 = ParameterTuple(each.moment1 for each in tensors)
         self.moment2 = ParameterTuple(each.moment2 for each in tensors)

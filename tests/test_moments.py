@@ -13,7 +13,7 @@ from nets import assert_same
 from oracle import Oracle
 from test_update import rounded
 
-from mindspore_offload import AdamOffload, AdamWOffload, native_library
+from mindspore_offload import AdamOffload, AdamWOffload, native_library, states
 from mindspore_offload.states import buckets
 
 DTYPES = [ms.float32, ms.float16, ms.bfloat16]
@@ -95,6 +95,41 @@ def test_a_resume_gives_the_same_bits(expected, tmp_path):
     saved = ms.load_checkpoint(str(tmp_path / "saved.ckpt"))
     assert ms.load_param_into_net(resumed, saved, strict_load=True) == ([], [])
     assert_same(train(resumed, 3), expected)
+
+
+PREFIXES = {"no-prefix": ("", ""), "before": ("net.", ""), "after": ("", "net."), "twice": ("net.", "trainer.net.")}
+
+
+@pytest.mark.parametrize("prefixes", PREFIXES.values(), ids=PREFIXES)
+def test_a_prefix_of_all_names_changes_no_bits(prefixes, expected):
+    """Cells that hold the net put prefixes before its names, before or after the optimizer is made."""
+    parameters = list(new_optimizer().parameters)
+    for each in parameters:
+        each.name = prefixes[0] + each.name
+    optimizer = AdamOffload(parameters, 0.01, moment_dtype=ms.bfloat16)
+    for each in parameters:
+        each.name = prefixes[1] + each.name.rpartition(".")[2]
+    values = train(optimizer, 6)
+    for i, each in enumerate(optimizer.parameters):
+        np.testing.assert_array_equal(values[each.name], expected[f"w{i}"])
+
+
+KEYS = {
+    "single": (["weight"], ["a.b.weight"], True),
+    "no-prefix": (["a.w", "b.w"], ["net.a.w", "net.b.w"], True),
+    "part-of-a-name": (["conv1.w", "conv2.w"], ["net.conv1.w", "net.conv2.w"], True),
+    "name-is-prefix": (["a", "a.b"], ["net.a", "net.a.b"], True),
+    "other-order": (["a.w", "b.w"], ["net.b.w", "net.a.w"], False),
+    "other-name": (["a.w", "b.w"], ["net.a.w", "net.c.w"], False),
+}
+
+
+@pytest.mark.parametrize(("some", "others", "same"), KEYS.values(), ids=KEYS)
+def test_keys_depend_on_names_without_their_common_prefix(some, others, same):
+    keys = states.keys_of(some)
+    assert len(set(keys)) == len(some)
+    assert (states.keys_of(others) == keys) is same
+    assert sorted(states.keys_of(some[::-1])) == sorted(keys)
 
 
 SOURCES = {"AdamOffload": AdamOffload, "nn.Adam": nn.Adam, "nn.AdamOffload": nn.AdamOffload}

@@ -34,7 +34,7 @@ def parameters_of_sizes(sizes):
 )
 def test_buckets_are_bounded_and_last_first(sizes, expected):
     parameters = parameters_of_sizes(sizes)
-    arguments = ms.float32, ranks.ALONE, 0, False, False
+    arguments = ms.float32, ranks.ALONE, 0, 0, False, False
     tensors = [states.allocate(parameter, *arguments) for parameter in parameters]
     cut = buckets.cut(tensors, limit=8 * 4)
     assert [(bucket.start, bucket.stop) for bucket in cut] == expected

@@ -13,7 +13,7 @@ from mindspore_offload.shard import Piece, piece_of
 from mindspore_offload.states import memory
 from mindspore_offload.states.state import clone_of, forget_clones, new_state, shard_state
 
-__all__ = ["ParameterStates", "allocate", "counter", "forget_clones", "shard_state"]
+__all__ = ["ParameterStates", "allocate", "counter", "forget_clones", "keys_of", "shard_state"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class ParameterStates:
         moment1, moment2 (Parameter): Its moments, float32 or bfloat16; in its shape, or in that of the piece.
         master (Optional[Parameter]): The float32 master of a 16-bit parameter, likewise. None for float32.
         row (int): Its row of the coefficient tensor.
+        key (int): The key of its stochastic rounding, 32 bits. See `keys_of`.
         has_decay (bool): True if that row has a weight decay.
         is_small (bool): True if it is updated on the device, where its states then are.
         piece (Optional[Piece]): The piece of it that this rank updates. None: all of it.
@@ -35,6 +36,7 @@ class ParameterStates:
     moment2: Parameter
     master: Optional[Parameter]
     row: int
+    key: int
     has_decay: bool
     is_small: bool
     piece: Optional[Piece]
@@ -50,7 +52,19 @@ class ParameterStates:
         return self.parameter if self.master is None else self.master
 
 
-def allocate(parameter, moment_dtype, ranks, row, has_decay, is_small):
+def keys_of(names):
+    """Returns a key for each name, without the parts before a dot that all names begin with.
+
+    Cells put such prefixes before the names of their parameters. The random bits of a resumed training must not depend
+    on whether that was before or after the optimizer was made.
+    """
+    parts, shared = [name.split(".") for name in names], 0
+    while min(map(len, parts)) > shared + 1 and len({each[shared] for each in parts}) == 1:
+        shared += 1
+    return [zlib.crc32(".".join(each[shared:]).encode()) for each in parts]
+
+
+def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_small):
     """Returns the `ParameterStates` of a parameter, with states of zeros that have no memory before the first step.
 
     They are named ``moment1.<name>``, ``moment2.<name>`` and, for a 16-bit parameter, ``master.<name>``. `ranks` are
@@ -67,7 +81,7 @@ def allocate(parameter, moment_dtype, ranks, row, has_decay, is_small):
     arrays = memory.zeros(shape, [Tensor(0, dtype).asnumpy().dtype for dtype in dtypes.values()])
     states = {prefix: clone_of(parameter, prefix, array, piece) for prefix, array in zip(dtypes, arrays)}
     moments = states["moment1"], states["moment2"]
-    return ParameterStates(parameter, *moments, states.get("master"), row, has_decay, is_small, piece)
+    return ParameterStates(parameter, *moments, states.get("master"), key, row, has_decay, is_small, piece)
 
 
 def counter(name, value, dtype):

@@ -2,8 +2,6 @@
 
 """The native host operation: one launch of our own kernel a bucket."""
 
-import zlib
-
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -51,8 +49,8 @@ class _Update(nn.Cell):
         tensors = bucket.tensors
         self.start, self.stop = bucket.start, bucket.stop
         # For each parameter its row, its key for stochastic rounding, and the index of its piece, 0 for all of it.
-        keys = [zlib.crc32(each.parameter.name.encode()) for each in tensors]
         pieces = [each.piece.rank if each.piece else 0 for each in tensors]
+        keys = [each.key for each in tensors]
         self.rows = Tensor(np.array(list(zip(rows, keys, pieces)), np.int64).astype(np.int32))
         # Not by setattr, which would make the parameters attributes of this Cell by their names, `rows` for example.
         object.__setattr__(self, "parameters", ParameterTuple(parameters))
