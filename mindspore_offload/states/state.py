@@ -82,6 +82,10 @@ def _either_dtype_of_moments(dtype):
     return EitherDtype(_MOMENT_BITS[dtype])
 
 
+# MindSpore loads one parameter after the other, so a refusal comes too late for those before it.
+_HALF_LOADED = "What was loaded before it is changed, so make the net and the optimizer anew before you train."
+
+
 class _State:
     """Mixed into the class of a Parameter. Loading copies into the state's memory; a Parameter would exchange it.
 
@@ -116,7 +120,8 @@ class _State:
             raise ValueError(
                 f"For the state '{self.name}', the data must have its shape {self.whole_shape}{self._of_piece()}, but "
                 f"got {shape}; load the checkpoint of a net with the same parameters. Those of the ranks of a sharded "
-                f"training must be merged before another number of ranks loads them: python -m mindspore_offload merge."
+                f"training must be merged before another number of ranks loads them: python -m mindspore_offload "
+                f"merge. {_HALF_LOADED}"
             )
         loaded = data.astype(self.own_dtype).asnumpy()
         if self.piece is not None and shape == self.whole_shape:
@@ -145,7 +150,7 @@ class _Shard(_State):
             raise ValueError(
                 f"For the state '{self.name}', the checkpoint must be that of rank {own[0]} of {own[1]}, but got that "
                 f"of rank {found[0]} of {found[-1]}; load the file that this rank has saved, or let every rank load "
-                f"the file that 'python -m mindspore_offload merge' makes of those of all ranks."
+                f"the file that 'python -m mindspore_offload merge' makes of those of all ranks. {_HALF_LOADED}"
             )
         return self
 
