@@ -15,6 +15,7 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from mindspore_offload import checks, ranks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
+from mindspore_offload.net_parameters import check_frozen
 from mindspore_offload.rows import Rows
 from mindspore_offload.states.foreign import ForeignCheckpoint
 from mindspore_offload.step import Counters, GlobalNorm, Step
@@ -152,6 +153,8 @@ class AdamOffload(GuardedAttributes):
         ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
         ValueError: If a gradient has another shape than its parameter.
+        ValueError: If a frozen parameter (its `requires_grad` is False) has a weight decay.
+        ValueError: If the net has another Parameter in the place of one of `params`.
         RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is bfloat16 or `shard_states` is True, and the
             native library can't be used; the message says why.
         RuntimeError: If `shard_states` is True and the communication between ranks is not initialized.
@@ -220,6 +223,7 @@ class AdamOffload(GuardedAttributes):
         rows = Rows(self)
         is_small = [parameter.size < min_offload_size for parameter in self.parameters]
         if own.ranks > 1:
+        check_frozen(self.cls_name, self.parameters, rows.has_decay)
             arguments = [beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter]
             arguments += [v for v in (learning_rate, weight_decay, loss_scale) if isinstance(v, (int, float))]
             ranks.check_same(self.cls_name, own.ranks, self.parameters, arguments)

@@ -11,6 +11,7 @@ from mindspore import Parameter, Tensor, context, ops
 from mindspore import dtype as mstype
 
 from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.net_parameters import check_replaced
 
 FLOATS = tuple(getattr(mstype, name) for name in ELEMENT_TYPES)
 
@@ -247,11 +248,13 @@ class Gradients(ops.PrimitiveWithInfer):
                 f"{len(self._expected)} parameters, in their order, but got {len(dtypes)}."
             )
         for (name, expected_shape, _), dtype, shape in zip(self._expected, dtypes, shapes):
+        self._parameters = parameters
             self._check_gradient(name, expected_shape, dtype, shape)
         return {"shape": (), "dtype": mstype.bool_, "value": True}
 
     def _check_parameters(self, parameters):
         for (name, *expected), dtype, shape in zip(self._expected, parameters["dtype"], parameters["shape"]):
+        check_replaced(self._optimizer, self._parameters)
             for what, value, now in zip(("shape", "dtype"), expected, (tuple(shape), dtype.element_type())):
                 if now != value:
                     raise TypeError(

@@ -9,13 +9,13 @@ optimizer, it updates the states of its bucket, and writes the parameters as `wr
 """
 
 import itertools
-import sys
 import warnings
 
 from mindspore import dtype as mstype
 from mindspore import nn
 
 from mindspore_offload import native_library
+from mindspore_offload.callers import users_stacklevel
 from mindspore_offload.states import buckets
 from mindspore_offload.update import native, stock
 
@@ -98,10 +98,6 @@ def _kind(tensors):
 
 
 def _warn_once(message):
-    """Warns at the line of the user's program that makes the optimizer, however many of our classes lie between."""
     if message not in _warned:
         _warned.add(message)
-        frame, level = sys._getframe(1), 2
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mindspore_offload."):
-            frame, level = frame.f_back, level + 1
-        warnings.warn(message, RuntimeWarning, stacklevel=level)
+        warnings.warn(message, RuntimeWarning, stacklevel=users_stacklevel())

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Finds the callers of a function: the line of the user's program, and the cell whose step runs."""
+
+import sys
+
+from mindspore import nn
+
+
+def users_stacklevel():
+    """Returns the `stacklevel` that lets `warnings.warn` name the user's line, however many of ours lie between."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mindspore_offload."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def training_cell():
+    """Returns the innermost cell that is being compiled or run and is no optimizer; None without one.
+
+    It reads the local variables of MindSpore's functions only. Until a function ends, Python keeps the values that were
+    read: in the user's functions, those of variables that have been deleted since.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == nn.Cell.__module__:
+            cell = frame.f_locals.get("self")
+            if isinstance(cell, nn.Cell) and not isinstance(cell, nn.Optimizer):
+                return cell
+        frame = frame.f_back
+    return None

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Compares the parameters of an optimizer with those of its net: frozen ones, and ones that have been replaced."""
+
+import warnings
+
+from mindspore import ParameterTuple, nn
+
+from mindspore_offload.callers import training_cell, users_stacklevel
+
+
+def check_frozen(cls_name, parameters, has_decay):
+    """Refuses frozen parameters that would decay, and warns of others, which would get gradients.
+
+    MindSpore differentiates by the parameters that a training cell lists, whatever their `requires_grad` is.
+    """
+    frozen = [(each.name, decays) for each, decays in zip(parameters, has_decay) if not each.requires_grad]
+    for name, decays in frozen:
+        if decays:
+            raise ValueError(
+                f"For '{cls_name}', the parameter '{name}' must not be frozen (requires_grad is False) if it has a "
+                f"weight decay, which would change it in each step; leave it out, as net.trainable_params() does."
+            )
+    if frozen:
+        warnings.warn(
+            f"For '{cls_name}', {len(frozen)} of the parameters are frozen (requires_grad is False), such as "
+            f"'{frozen[0][0]}', but each step updates them by whatever gradients it gets; leave them out, as "
+            f"net.trainable_params() does.",
+            UserWarning,
+            stacklevel=users_stacklevel(),
+        )
+
+
+def check_replaced(cls_name, parameters):
+    """Refuses a parameter that is not in the net of the running training cell, if another one of its name is there.
+
+    MindSpore may already have put a prefix before the other one's name, because names must be unique.
+    """
+    cell = training_cell()
+    if cell is None:
+        return
+    of_net, own = {id(each): each for each in _attributes(cell)}, {id(each) for each in parameters}
+    others = [f".{each.name}" for each in of_net.values() if each.requires_grad and id(each) not in own]
+    for parameter in parameters:
+        if id(parameter) not in of_net and any(other.endswith(f".{parameter.name}") for other in others):
+            raise ValueError(
+                f"For '{cls_name}', the parameter '{parameter.name}' must be that of the net, but the net has another "
+                f"Parameter of this name, which would not be trained; make the optimizer after the last change of the "
+                f"net's parameters."
+            )
+
+
+def _attributes(cell):
+    """Yields the parameters that are attributes of a cell or of the cells in it, except in optimizers.
+
+    The elements of a ParameterTuple are left out: a training cell lists in one what it trains.
+    """
+    if isinstance(cell, nn.Optimizer):
+        return
+    listed = {id(each) for value in vars(cell).values() if isinstance(value, ParameterTuple) for each in value}
+    yield from (each for each in cell._params.values() if each is not None and id(each) not in listed)
+    for child in cell.cells():
+        if child is not None:
+            yield from _attributes(child)
