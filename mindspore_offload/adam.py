@@ -135,6 +135,7 @@ class AdamOffload(GuardedAttributes):
         TypeError: If `beta1`, `beta2` or `eps` is not a float.
         TypeError: If `loss_scale` is neither a float nor a Parameter of float32 with one element.
         TypeError: If `weight_decay` is neither float, int nor Cell.
+        TypeError: If `learning_rate`, `weight_decay` or `loss_scale` is or holds text or a complex number.
         TypeError: If `use_locking`, `use_nesterov`, `skip_nonfinite` or `shard_states` is not a bool.
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
         TypeError: If the dtype of a parameter is none of those above.
@@ -152,9 +153,9 @@ class AdamOffload(GuardedAttributes):
         ValueError: If `shard_states` is True and the ranks have other parameters, values of them, or arguments.
         ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
-        ValueError: If a gradient has another shape than its parameter.
         ValueError: If a frozen parameter (its `requires_grad` is False) has a weight decay.
         ValueError: If the net has another Parameter in the place of one of `params`.
+        ValueError: If a gradient has another shape than its parameter.
         RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is bfloat16 or `shard_states` is True, and the
             native library can't be used; the message says why.
         RuntimeError: If `shard_states` is True and the communication between ranks is not initialized.
@@ -205,6 +206,7 @@ class AdamOffload(GuardedAttributes):
         shard_states: bool = False,
     ) -> None:
         params, learning_rate = checks.with_lists(params), checks.with_lists(learning_rate)
+        weight_decay, loss_scale = checks.plain_number(weight_decay), checks.plain_number(loss_scale)
         is_dynamic = isinstance(loss_scale, Parameter)
         checks.numbers(type(self).__name__, params, learning_rate, weight_decay, loss_scale)
         super().__init__(learning_rate, params, weight_decay, 1.0 if is_dynamic else loss_scale)
@@ -221,32 +223,32 @@ class AdamOffload(GuardedAttributes):
         features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
 
         rows = Rows(self)
+        check_frozen(self.cls_name, self.parameters, rows.has_decay)
         is_small = [parameter.size < min_offload_size for parameter in self.parameters]
         if own.ranks > 1:
-        check_frozen(self.cls_name, self.parameters, rows.has_decay)
             arguments = [beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter]
             arguments += [v for v in (learning_rate, weight_decay, loss_scale) if isinstance(v, (int, float))]
             ranks.check_same(self.cls_name, own.ranks, self.parameters, arguments)
         # Registered before the other states, and so loaded before them.
         self._shard_state = states.shard_state(own) if own.ranks > 1 else None
+        keys = states.keys_of([parameter.name for parameter in self.parameters])
         tensors = [
             states.allocate(parameter, moment_dtype, own, *each)
             for parameter, *each in zip(self.parameters, keys, rows.of_parameter, rows.has_decay, is_small)
         ]
+        # The net may live longer, and its parameters list the states.
+        states_of_parameters = [state for each in tensors for state in each.states]
+        weakref.finalize(self, states.forget_clones, self.parameters, states_of_parameters).atexit = False
         self.params = self.parameters
         self.beta1, self.beta2, self.eps = (Tensor(value, mstype.float32) for value in (beta1, beta2, eps))
-        keys = states.keys_of([parameter.name for parameter in self.parameters])
+        self.global_step = states.counter("global_step", 0, np.int32)
         self.beta1_power, self.beta2_power = (states.counter(f"beta{i}_power", 1, np.float32) for i in (1, 2))
         self.moment1 = ParameterTuple(each.moment1 for each in tensors)
         self.moment2 = ParameterTuple(each.moment2 for each in tensors)
         self.master = ParameterTuple(each.master for each in tensors if each.master is not None)
         self.global_norm = states.counter("global_norm", 0, np.float32) if clip or skip else None
-        # The net may live longer, and its parameters list the states.
-        states_of_parameters = [state for each in tensors for state in each.states]
-        weakref.finalize(self, states.forget_clones, self.parameters, states_of_parameters).atexit = False
         self.skipped_steps = states.counter("skipped_steps", 0, np.int32) if skip else None
 
-        self.global_step = states.counter("global_step", 0, np.int32)
         scale = 1.0 / self.loss_scale
         norm = None
         if clip or skip:

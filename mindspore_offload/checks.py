@@ -44,22 +44,29 @@ def explains_keywords(init: _Constructor) -> _Constructor:
     return cast(_Constructor, checked_init)
 
 
-def with_lists(value):
-    """Returns `value` with lists in the place of other iterables, in its groups too.
+def plain_number(value):
+    """Returns Python's number for one of NumPy's, most of which `nn.Optimizer` refuses; other values as they are."""
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 else value
 
-    `nn.Optimizer` and the checks read some of them twice, which would find a generator empty.
+
+def with_lists(value):
+    """Returns `value` with lists in the place of other iterables, and with plain numbers, in its groups too.
+
+    `nn.Optimizer` and the checks read some iterables twice, which would find a generator empty.
     """
+    value = plain_number(value)
     if isinstance(value, dict):
         return {key: with_lists(item) for key, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, (Tensor, str)):
+    if isinstance(value, Iterable) and not isinstance(value, (Tensor, str, bytes)):
         return [with_lists(item) if isinstance(item, dict) else item for item in value]
     return value
 
 
 def numbers(cls_name, params, learning_rate, weight_decay, loss_scale):
-    """Refuses numbers that are negative or that float32 does not hold, in lists, Tensors and groups too.
+    """Refuses text, complex numbers, and numbers that are negative or that float32 does not hold.
 
-    A loss scale that is a Tensor must be a Parameter. Other types are left to `nn.Optimizer`, which refuses them.
+    It looks into lists, Tensors and groups. A loss scale that is a Tensor must be a Parameter. Other types are left to
+    `nn.Optimizer`, which refuses them.
     """
     _check_type_of_loss_scale(cls_name, loss_scale)
     groups = [item for item in params if isinstance(item, dict)] if isinstance(params, list) else []
@@ -69,11 +76,23 @@ def numbers(cls_name, params, learning_rate, weight_decay, loss_scale):
         if isinstance(value, Parameter):  # read in each step
             continue
         for number in np.ravel(value.asnumpy()) if isinstance(value, Tensor) else np.ravel(value):
+            _check_is_real(cls_name, name, number)
             if isinstance(number, (int, float, np.number)) and not _is_held(number):
                 raise ValueError(
                     f"For '{cls_name}', the argument '{name}' must be 0 or a positive number of float32, "
                     f"from {_TINIEST:.2g} to {_LARGEST:.2g}, but got {number}."
                 )
+
+
+def _check_is_real(cls_name, name, number):
+    """Refuses text, which MindSpore takes for a list of its digits, and complex numbers."""
+    value = number.item() if isinstance(number, np.generic) else number
+    if isinstance(value, (str, bytes, complex)):
+        hint = "" if isinstance(value, complex) else "; convert text with float()"
+        raise TypeError(
+            f"For '{cls_name}', the argument '{name}' must consist of real numbers, but got {value!r} of type "
+            f"{type(value).__name__}{hint}."
+        )
 
 
 _TINIEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -229,12 +248,13 @@ class Gradients(ops.PrimitiveWithInfer):
         super().__init__("CheckGradients")
         self._optimizer, self._check_states = optimizer_name, check_states
         self.has_run = False
+        self._parameters = parameters
         self._expected = [(each.name, tuple(each.shape), each.dtype) for each in parameters]
 
     def __infer__(self, parameters, gradients):
         """MindSpore calls this with the dtypes and the shapes of two tuples of tensors."""
-        self.has_run = True
         self._check_states()
+        check_replaced(self._optimizer, self._parameters)
         self._check_parameters(parameters)
         dtypes, shapes = gradients["dtype"], gradients["shape"]
         if not isinstance(dtypes, tuple):
@@ -248,13 +268,12 @@ class Gradients(ops.PrimitiveWithInfer):
                 f"{len(self._expected)} parameters, in their order, but got {len(dtypes)}."
             )
         for (name, expected_shape, _), dtype, shape in zip(self._expected, dtypes, shapes):
-        self._parameters = parameters
             self._check_gradient(name, expected_shape, dtype, shape)
+        self.has_run = True
         return {"shape": (), "dtype": mstype.bool_, "value": True}
 
     def _check_parameters(self, parameters):
         for (name, *expected), dtype, shape in zip(self._expected, parameters["dtype"], parameters["shape"]):
-        check_replaced(self._optimizer, self._parameters)
             for what, value, now in zip(("shape", "dtype"), expected, (tuple(shape), dtype.element_type())):
                 if now != value:
                     raise TypeError(

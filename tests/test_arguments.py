@@ -26,9 +26,11 @@ WRONG = {
     "use_locking": ({"use_locking": 1}, TypeError, "'use_locking' must be a bool"),
     "use_nesterov": ({"use_nesterov": None}, TypeError, "'use_nesterov' must be a bool"),
     "weight_decay-negative": ({"weight_decay": -0.1}, ValueError, "weight_decay"),
-    "weight_decay-text": ({"weight_decay": "0.1"}, TypeError, "Weight_decay"),
+    "weight_decay-text": ({"weight_decay": "0.1"}, TypeError, "'weight_decay' must consist of real .* float"),
+    "loss_scale-complex": ({"loss_scale": 2j}, TypeError, "'loss_scale' must consist of real numbers, but got 2j"),
     "loss_scale-zero": ({"loss_scale": 0.0}, ValueError, "loss_scale"),
     "learning_rate-negative": ({"learning_rate": -0.1}, ValueError, "learning_rate"),
+    "learning_rate-complex": ({"learning_rate": 1 + 2j}, TypeError, r"'learning_rate' must .* but got \(1\+2j\)"),
     "learning_rate-none": ({"learning_rate": None}, TypeError, "learning_rate"),
     "host_kernel": ({"host_kernel": "gpu"}, ValueError, r"'host_kernel' must be one of \['auto', 'native', 'stock'\]"),
 }
@@ -84,6 +86,25 @@ NOT_HELD = {
 @pytest.mark.parametrize(("arguments", "name", "value"), NOT_HELD.values(), ids=NOT_HELD)
 def test_numbers_that_float32_does_not_hold_are_refused(arguments, name, value, parameters):
     with pytest.raises(ValueError, match=rf"'AdamOffload', the argument '{name}' must .* but got {value}"):
+        AdamOffload(**{"params": parameters, **arguments})
+
+
+# As a YAML file gives them: there, 1e-4 without a dot is text.
+TEXTS = {
+    "rate": ({"learning_rate": "1e-4"}, "learning_rate", "'1e-4' of type str"),
+    "digits": ({"learning_rate": "15"}, "learning_rate", "'15' of type str"),
+    "bytes": ({"learning_rate": b"15"}, "learning_rate", "b'15' of type bytes"),
+    "list": ({"learning_rate": [0.1, "1e-4"]}, "learning_rate", "'1e-4'|'0.1'"),
+    "array": ({"learning_rate": np.array(["15"])}, "learning_rate", "'15' of type str"),
+    "loss_scale": ({"loss_scale": "1024"}, "loss_scale", "'1024' of type str"),
+    "group-lr": (group(lr="15"), "lr", "'15' of type str"),
+    "group-weight_decay": (group(weight_decay="1e-2"), "weight_decay", "'1e-2' of type str"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "name", "value"), TEXTS.values(), ids=TEXTS)
+def test_text_is_no_number(arguments, name, value, parameters):
+    with pytest.raises(TypeError, match=rf"the argument '{name}' must consist of real numbers, but got ({value})"):
         AdamOffload(**{"params": parameters, **arguments})
 
 

@@ -59,6 +59,17 @@ def test_a_schedule_is_not_replaced():
         optimizer.learning_rate = 0.1
 
 
+def test_a_step_that_does_not_compile_leaves_the_weight_decay_free():
+    """After a gradient of 0, the first moment is a tenth of decay times weight."""
+    weight = Parameter(Tensor(np.ones(2, np.float32)), name="weight")
+    optimizer = AdamOffload([weight], weight_decay=0.1)
+    with pytest.raises(ValueError, match="must have the shape of its parameter"):
+        optimizer((Tensor(np.ones(3, np.float32)),))
+    optimizer.weight_decay = Tensor(0.5, ms.float32)
+    optimizer((Tensor(np.zeros(2, np.float32)),))
+    np.testing.assert_allclose(optimizer.moment1[0].asnumpy(), 0.05, rtol=1e-6)
+
+
 FIXED = {"beta1": 0.5, "beta2": Tensor(0.5, ms.float32), "eps": 1.0, "loss_scale": 2.0, "weight_decay": 0.5}
 
 

@@ -2,6 +2,7 @@
 
 """The states of an optimizer: one parameter's tensors, the memory they lie in, and the buckets they are updated in."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Optional
 
@@ -24,8 +25,8 @@ class ParameterStates:
         parameter (Parameter): The parameter, of dtype float32, float16 or bfloat16.
         moment1, moment2 (Parameter): Its moments, float32 or bfloat16; in its shape, or in that of the piece.
         master (Optional[Parameter]): The float32 master of a 16-bit parameter, likewise. None for float32.
-        row (int): Its row of the coefficient tensor.
         key (int): The key of its stochastic rounding, 32 bits. See `keys_of`.
+        row (int): Its row of the coefficient tensor.
         has_decay (bool): True if that row has a weight decay.
         is_small (bool): True if it is updated on the device, where its states then are.
         piece (Optional[Piece]): The piece of it that this rank updates. None: all of it.
@@ -35,20 +36,20 @@ class ParameterStates:
     moment1: Parameter
     moment2: Parameter
     master: Optional[Parameter]
-    row: int
     key: int
+    row: int
     has_decay: bool
     is_small: bool
     piece: Optional[Piece]
 
     @property
-    def weight(self):
-        """The float32 weight that Adam updates: the master, or the parameter itself."""
-    @property
     def states(self):
         """The moments and the master."""
         return [state for state in (self.moment1, self.moment2, self.master) if state is not None]
 
+    @property
+    def weight(self):
+        """The float32 weight that Adam updates: the master, or the parameter itself."""
         return self.parameter if self.master is None else self.master
 
 
