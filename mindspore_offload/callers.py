@@ -16,7 +16,7 @@ def users_stacklevel():
 
 
 def training_cell():
-    """Returns the innermost cell that is being compiled or run and is no optimizer; None without one.
+    """Returns the innermost cell that is being compiled or run and is no optimizer or its step; None without one.
 
     It reads the local variables of MindSpore's functions only. Until a function ends, Python keeps the values that were
     read: in the user's functions, those of variables that have been deleted since.
@@ -25,7 +25,8 @@ def training_cell():
     while frame is not None:
         if frame.f_globals.get("__name__") == nn.Cell.__module__:
             cell = frame.f_locals.get("self")
-            if isinstance(cell, nn.Cell) and not isinstance(cell, nn.Optimizer):
+            is_ours = type(cell).__module__.startswith("mindspore_offload.")
+            if isinstance(cell, nn.Cell) and not isinstance(cell, nn.Optimizer) and not is_ours:
                 return cell
         frame = frame.f_back
     return None
