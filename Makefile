@@ -22,7 +22,7 @@
 # make fuzz          call the MindSpore adapter with thousands of random and broken arguments, and compare hundreds of
 #                    random optimizers with float64
 # make bench         measure speed and memory on this machine, in about half an hour
-# make bench-kernel  time the native kernel alone, with other block sizes and prefetch distances
+# make bench-kernel  time the native kernel alone, with other tile sizes and prefetch distances
 # make figures       measure this machine for the documentation: tables and pictures in docs/bench, named after the CPU,
 #                    and docs/memory.svg
 

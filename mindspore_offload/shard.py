@@ -12,7 +12,7 @@ from dataclasses import dataclass
 MIN_SHARDED = 2**14
 
 # A piece is a multiple of this. So a block of a gradient, the unit in which the global norm is summed, lies in one
-# piece, and the sum has the same bits for any number of ranks. It is kSumBlock in csrc/sizes.h.
+# piece, and the sum has the same bits for any number of ranks. It is kBlock in csrc/sizes.h.
 BLOCK = 1024
 
 # The name of the state, int32 of shape (2,), that tells a rank's checkpoint from others: its rank, and their number.

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
@@ -56,21 +57,20 @@ struct Parameter {
   float *moment1, *moment2, *master, *weight, *gradient, *result;
 };
 
-struct Kind {
+struct Configuration {
   std::string name;
   Element type;  // of the parameter and of its gradient
-  Element moment_type;
+  MomentFormat moments;
   bool assign;
   double bytes;  // read and written, an element
 };
 
-Kind KindOf(Element type, Element moment_type, bool assign) {
-  const char* const names[] = {"float32", "float16", "bfloat16"};
+Configuration ConfigurationOf(Element type, MomentFormat moments, bool assign) {
   const bool half = type != Element::kFloat32;
-  const std::string name = std::string(names[static_cast<int>(type)]) + ", moments " +
-                           names[static_cast<int>(moment_type)] + (assign ? ", assign" : ", in place");
-  const double moments = moment_type == Element::kFloat32 ? 16 : 8;
-  return {name, type, moment_type, assign, moments + (half ? 8 + 4 + 2 : assign ? 4 + 4 : 8 + 4)};
+  const std::string name =
+      std::string(NameOf(type)) + ", moments " + DtypeOf(moments) + (assign ? ", assign" : ", in place");
+  const double moment_bytes = 4 * static_cast<double>(BytesOf(moments, kBlock)) / kBlock;
+  return {name, type, moments, assign, moment_bytes + (half ? 8 + 4 + 2 : assign ? 4 + 4 : 8 + 4)};
 }
 
 void Fill(void* data, Element type, float value, size_t size) {
@@ -82,25 +82,26 @@ void Fill(void* data, Element type, float value, size_t size) {
   }
 }
 
-AdamTensors TensorsOf(const Parameter& p, const Kind& kind, size_t size) {
+AdamTensors TensorsOf(const Parameter& p, const Configuration& kind, size_t size) {
   Fill(p.weight, kind.type, 1.0f, size);
   Fill(p.master, Element::kFloat32, 1.0f, size);
-  Fill(p.moment1, kind.moment_type, 0.01f, size);
-  Fill(p.moment2, kind.moment_type, 1e-4f, size);
+  for (void* moment : {p.moment1, p.moment2}) std::memset(moment, 0, BytesOf(kind.moments, size));
   Fill(p.gradient, kind.type, 0.01f, size);
   AdamTensors t{};
   t.parameter_type = t.gradient_type = kind.type;
-  t.moment_type = kind.moment_type;
+  t.moment_format = kind.moments;
   t.moment1 = p.moment1;
   t.moment2 = p.moment2;
   t.gradient = p.gradient;
   t.size = size;
   if (kind.type != Element::kFloat32) {
+    t.kind = Kind::kMaster;
     t.weight = p.master;
     t.parameter = p.weight;
-    t.rounded = kind.assign ? p.result : p.weight;
+    t.result = kind.assign ? p.result : p.weight;
   } else if (kind.assign) {
-    t.delta = p.result;
+    t.kind = Kind::kDifference;
+    t.result = p.result;
   } else {
     t.weight = p.weight;
   }
@@ -130,8 +131,8 @@ Contender Chunked(const std::string& name, Update update, size_t chunk = kChunk)
 }
 
 template <size_t kSize, size_t kAhead>
-Contender BlockAndPrefetch() {
-  return Chunked("block " + std::to_string(kSize) + ", prefetch " + std::to_string(kAhead), Variant<kSize, kAhead>);
+Contender TileAndPrefetch() {
+  return Chunked("tile " + std::to_string(kSize) + ", prefetch " + std::to_string(kAhead), Variant<kSize, kAhead>);
 }
 
 Contender Kernel() {
@@ -145,19 +146,19 @@ Contender Norm(double bytes) {
   return {"the norm", run, bytes};
 }
 
-std::vector<Contender> ContendersFor(const Kind& kind) {
+std::vector<Contender> ContendersFor(const Configuration& kind) {
   std::vector<Contender> all = {Kernel(),
-                                BlockAndPrefetch<512, 0>(),
-                                BlockAndPrefetch<256, 0>(),
-                                BlockAndPrefetch<128, 0>(),
-                                BlockAndPrefetch<128, 256>(),
-                                BlockAndPrefetch<128, 1024>(),
-                                BlockAndPrefetch<64, 512>()};
+                                TileAndPrefetch<512, 0>(),
+                                TileAndPrefetch<256, 0>(),
+                                TileAndPrefetch<128, 0>(),
+                                TileAndPrefetch<128, 256>(),
+                                TileAndPrefetch<128, 1024>(),
+                                TileAndPrefetch<64, 512>()};
   if (kind.assign) return all;
   all.push_back(Norm(kind.type == Element::kFloat32 ? 4 : 2));
-  if (kind.type != Element::kFloat32 || kind.moment_type != Element::kFloat32) return all;
+  if (kind.type != Element::kFloat32 || kind.moments != MomentFormat::kFloat32) return all;
   for (size_t shift : {15, 16, 18}) {
-    all.push_back(Chunked("chunk 2^" + std::to_string(shift), Variant<kBlock, kPrefetch>, size_t{1} << shift));
+    all.push_back(Chunked("chunk 2^" + std::to_string(shift), Variant<kTile, kPrefetch>, size_t{1} << shift));
   }
   all.push_back(Chunked("bare loop", BareLoop<0>));
   all.push_back(Chunked("bare loop, prefetch 256", BareLoop<256>));
@@ -218,19 +219,19 @@ int main(int argc, char** argv) {
   c.clip = c.gradient_scale = 1.0f;
   c.beta1 = 0.9f;
   c.beta2 = 0.999f;
-  std::printf("%s, %zu threads, %zu tensors of %zu elements; block %zu, prefetch %zu, chunk %zu\n",
-              ActiveImplementation().name, threads, tensors, size, kBlock, kPrefetch, kChunk);
+  std::printf("%s, %zu threads, %zu tensors of %zu elements; tile %zu, prefetch %zu, chunk %zu\n",
+              ActiveImplementation().name, threads, tensors, size, kTile, kPrefetch, kChunk);
   std::printf("ns a parameter: fastest, quartile, median, quartile; GB/s of the median\n");
-  std::vector<Kind> kinds;
-  for (Element moments : {Element::kFloat32, Element::kBFloat16}) {
+  std::vector<Configuration> kinds;
+  for (MomentFormat moments : kMomentFormats) {
     for (Element type : {Element::kFloat32, Element::kFloat16, Element::kBFloat16}) {
-      for (bool assign : {false, true}) kinds.push_back(KindOf(type, moments, assign));
+      for (bool assign : {false, true}) kinds.push_back(ConfigurationOf(type, moments, assign));
     }
   }
   for (bool huge : {false, true}) {
     std::vector<Parameter> parameters;
     for (size_t i = 0; i < tensors; ++i) parameters.emplace_back(size, huge);
-    for (const Kind& kind : kinds) {
+    for (const Configuration& kind : kinds) {
       std::vector<BucketItem> bucket;
       for (const Parameter& p : parameters) bucket.push_back({c, TensorsOf(p, kind, size)});
       std::printf("%s, %s\n", kind.name.c_str(), huge ? "huge pages" : "4 KiB pages");

@@ -4,6 +4,9 @@
 
 #include "arguments.h"
 
+#include <algorithm>
+#include <cstring>
+
 namespace mindspore_offload {
 namespace {
 
@@ -21,116 +24,169 @@ struct ParameterRow {
 constexpr size_t kRowColumns = 3;
 static_assert(sizeof(ParameterRow) == kRowColumns * sizeof(int32_t), "a row of the rows tensor");
 
+// The inputs of an update, in their order.
+enum Role { kCoefficients, kRows, kParameter, kMoment1, kMoment2, kGradient, kMaster };
+
 // The argument indices of one parameter's tensors; -1 for an absent tensor.
 struct ArgumentIndices {
   int parameter, moment1, moment2, gradient, master, result;
 };
 
-// The order of the arguments of one update.
+// Where the arguments of one update are.
 struct Layout {
   Writeback writeback;
   int tensors;  // number of parameters
   int halves;   // number of parameters with 16 bits
 
-  int Parameters() const { return writeback == Writeback::kInPlace ? tensors : halves; }
+  // The number of arguments of a role.
+  int Count(Role role) const {
+    switch (role) {
+      case kCoefficients:
+      case kRows:
+        return 1;
+      case kParameter:
+        return writeback == Writeback::kInPlace ? tensors : halves;
+      case kMoment1:
+      case kMoment2:
+      case kGradient:
+        return tensors;
+      case kMaster:
+        return halves;
+    }
+    __builtin_unreachable();
+  }
 
-  int Inputs() const { return kLeading + Parameters() + 3 * tensors + halves; }
+  // The first argument of a role.
+  int First(Role role) const {
+    int first = 0;
+    for (int before = 0; before < role; ++before) first += Count(static_cast<Role>(before));
+    return first;
+  }
+
+  int Inputs() const { return First(kMaster) + Count(kMaster); }
 
   int Outputs() const { return writeback == Writeback::kInPlace ? 1 : tensors; }
 
   // The arguments of parameter i. `half` is the number of 16-bit parameters before it, or -1 if it is float32 itself.
   ArgumentIndices Of(int i, int half) const {
-    const bool is_half = half >= 0;
-    const int lists = kLeading + Parameters();
-    ArgumentIndices at{-1, lists + i, lists + tensors + i, lists + 2 * tensors + i, -1, Inputs() + i};
-    if (is_half) at.master = lists + 3 * tensors + half;
+    ArgumentIndices at{-1, First(kMoment1) + i, First(kMoment2) + i, First(kGradient) + i, -1, Inputs() + i};
+    if (half >= 0) at.master = First(kMaster) + half;
     if (writeback == Writeback::kInPlace) {
-      at.parameter = at.result = kLeading + i;
-    } else if (is_half) {
-      at.parameter = kLeading + half;
+      at.parameter = at.result = First(kParameter) + i;
+    } else if (half >= 0) {
+      at.parameter = First(kParameter) + half;
     }
     return at;
   }
-
-  // The argument with the dtype of parameter i: the parameter in place, else its result, counted from the end.
-  int TypedBy(int i, int count) const { return writeback == Writeback::kInPlace ? kLeading + i : count - tensors + i; }
 };
 
-Status ReadTensors(const Launch& launch, const ArgumentIndices& at, Element parameter_type, AdamTensors* tensors) {
-  const size_t size = launch.Size(at.moment1);
-  if (size == 0) return kBadShape;
-  for (int i : {at.parameter, at.moment2, at.gradient, at.master, at.result}) {
-    if (i >= 0 && launch.Size(i) != size) return kBadShape;
-  }
-  Element gradient_type, moment_type, moment2_type;
-  if (!launch.ReadElement(at.gradient, &gradient_type)) return kBadType;
-  if (!launch.ReadElement(at.moment1, &moment_type) || moment_type == Element::kFloat16) return kBadType;
-  if (!launch.ReadElement(at.moment2, &moment2_type) || moment2_type != moment_type) return kBadType;
-  if (at.master >= 0 && !launch.IsFloat32(at.master)) return kBadType;
-  *tensors = {};
-  tensors->parameter_type = parameter_type;
-  tensors->gradient_type = gradient_type;
-  tensors->moment_type = moment_type;
-  tensors->moment1 = launch.data[at.moment1];
-  tensors->moment2 = launch.data[at.moment2];
-  tensors->gradient = launch.data[at.gradient];
-  tensors->size = size;
-  if (at.master >= 0) {
-    Element read_type;
-    if (!launch.ReadElement(at.parameter, &read_type) || read_type != parameter_type) return kBadType;
-    tensors->weight = launch.Floats(at.master);
-    tensors->parameter = launch.data[at.parameter];
-    tensors->rounded = launch.data[at.result];
-  } else if (at.parameter >= 0) {
-    tensors->weight = launch.Floats(at.parameter);
-  } else {
-    tensors->delta = launch.Floats(at.result);
+// Reads the number of parameters from the coefficients and rows, the only arguments that every bucket has.
+Status ReadNumberOfTensors(const Launch& launch, int* tensors) {
+  if (launch.count <= kLeading) return kBadCount;
+  if (launch.HasNullTable()) return kBadPointer;
+  if (!launch.IsFloat32(kCoefficients) || !launch.HasType(kRows, "int32")) return kBadType;
+  const size_t floats = launch.Size(kCoefficients), numbers = launch.Size(kRows);
+  if (floats == 0 || floats % kColumns != 0) return kBadShape;
+  if (numbers == 0 || numbers % kRowColumns != 0) return kBadShape;
+  if (numbers / kRowColumns >= static_cast<size_t>(launch.count)) return kBadCount;
+  *tensors = static_cast<int>(numbers / kRowColumns);
+  return kOk;
+}
+
+// Reads the element type of each parameter: from the parameter in place, else from its result, counted from the end.
+Status ReadTypes(const Launch& launch, Writeback writeback, std::vector<Element>* types) {
+  const int tensors = static_cast<int>(types->size());
+  const int first = writeback == Writeback::kInPlace ? kLeading : launch.count - tensors;
+  if (first < kLeading || first + tensors > launch.count) return kBadCount;
+  for (int i = 0; i < tensors; ++i) {
+    if (!launch.ReadElement(first + i, &(*types)[i])) return kBadType;
   }
   return kOk;
+}
+
+// Checks that the arguments are as many as the layout has, and none is missing.
+Status CheckArguments(const Launch& launch, const Layout& layout) {
+  if (launch.count != layout.Inputs() + layout.Outputs()) return kBadCount;
+  const int used =
+      layout.writeback == Writeback::kInPlace ? layout.Inputs() : launch.count;  // a token is never written
+  return launch.HasNull(used) ? kBadPointer : kOk;
+}
+
+// Reads the gradient and the moments of a parameter, and with the gradient its size.
+Status ReadGradientAndMoments(const Launch& launch, const ArgumentIndices& at, AdamTensors* tensors) {
+  if (!launch.ReadElement(at.gradient, &tensors->gradient_type)) return kBadType;
+  tensors->size = launch.Size(at.gradient);
+  if (tensors->size == 0) return kBadShape;
+  if (!launch.ReadMomentFormat(at.moment1, &tensors->moment_format)) return kBadType;
+  for (int i : {at.moment1, at.moment2}) {
+    if (!launch.HasType(i, DtypeOf(tensors->moment_format))) return kBadType;
+    if (launch.Size(i) != ItemsOf(tensors->moment_format, tensors->size)) return kBadShape;
+  }
+  tensors->gradient = launch.data[at.gradient];
+  tensors->moment1 = launch.data[at.moment1];
+  tensors->moment2 = launch.data[at.moment2];
+  return kOk;
+}
+
+// Reads the parameter, its master and its result, and with them its kind.
+Status ReadParameter(const Launch& launch, const ArgumentIndices& at, AdamTensors* tensors) {
+  for (int i : {at.parameter, at.master, at.result}) {
+    if (i >= 0 && launch.Size(i) != tensors->size) return kBadShape;
+  }
+  if (at.master >= 0) {
+    if (!launch.IsFloat32(at.master) || !launch.HasType(at.parameter, NameOf(tensors->parameter_type))) return kBadType;
+    tensors->kind = Kind::kMaster;
+    tensors->weight = launch.Floats(at.master);
+    tensors->parameter = launch.data[at.parameter];
+    tensors->result = launch.data[at.result];
+  } else if (at.parameter >= 0) {
+    tensors->kind = Kind::kInPlace;
+    tensors->weight = launch.Floats(at.parameter);
+  } else {
+    tensors->kind = Kind::kDifference;
+    tensors->result = launch.data[at.result];
+  }
+  return kOk;
+}
+
+// Reads row i: the coefficients of a parameter, and what its rounding depends on.
+Status ReadRow(const Launch& launch, int i, BucketItem* item) {
+  const ParameterRow& row = static_cast<const ParameterRow*>(launch.data[kRows])[i];
+  if (row.coefficients < 0 || static_cast<size_t>(row.coefficients) >= launch.Size(kCoefficients) / kColumns) {
+    return kBadRow;
+  }
+  if (row.piece < 0) return kBadRow;
+  item->coefficients = static_cast<const AdamCoefficients*>(launch.data[kCoefficients])[row.coefficients];
+  item->tensors.key = static_cast<uint32_t>(row.key);
+  item->tensors.first_element = static_cast<size_t>(row.piece) * item->tensors.size;
+  // Only the device has the weight then, so it adds the penalty to the gradient, and this row has none.
+  const bool has_weight = item->tensors.kind != Kind::kDifference;
+  return has_weight || item->coefficients.weight_decay == 0.0f ? kOk : kBadDecay;
 }
 
 }  // namespace
 
 Status ReadBucket(const Launch& launch, Writeback writeback, std::vector<BucketItem>* bucket) {
-  if (launch.count <= kLeading) return kBadCount;
-  if (launch.HasNullTable()) return kBadPointer;
-  if (!launch.IsFloat32(0) || !launch.HasType(1, "int32")) return kBadType;
-  const size_t floats = launch.Size(0);
-  if (floats == 0 || floats % kColumns != 0) return kBadShape;
-  const size_t rows_size = launch.Size(1), tensors = rows_size / kRowColumns;
-  if (tensors == 0 || rows_size % kRowColumns != 0) return kBadShape;
-  if (tensors >= static_cast<size_t>(launch.count)) return kBadCount;
-
-  Layout layout{writeback, static_cast<int>(tensors), 0};
-  std::vector<Element> types(layout.tensors);
-  for (int i = 0; i < layout.tensors; ++i) {
-    const int typed_by = layout.TypedBy(i, launch.count);
-    if (typed_by < kLeading || typed_by >= launch.count) return kBadCount;
-    if (!launch.ReadElement(typed_by, &types[i])) return kBadType;
-    layout.halves += types[i] != Element::kFloat32;
-  }
-  if (launch.count != layout.Inputs() + layout.Outputs()) return kBadCount;
-  const int used = writeback == Writeback::kInPlace ? layout.Inputs() : launch.count;  // a token is never written
-  if (launch.HasNull(used)) return kBadPointer;
-
-  const auto* coefficients = static_cast<const AdamCoefficients*>(launch.data[0]);
-  const auto* rows = static_cast<const ParameterRow*>(launch.data[1]);
-  bucket->resize(layout.tensors);
-  for (int i = 0, halves = 0; i < layout.tensors; ++i) {
-    const ParameterRow& row = rows[i];
-    if (row.coefficients < 0 || static_cast<size_t>(row.coefficients) >= floats / kColumns) return kBadRow;
-    if (row.piece < 0) return kBadRow;
+  int tensors = 0;
+  Status status = ReadNumberOfTensors(launch, &tensors);
+  if (status != kOk) return status;
+  std::vector<Element> types(tensors);
+  status = ReadTypes(launch, writeback, &types);
+  if (status != kOk) return status;
+  const auto floats = std::count(types.begin(), types.end(), Element::kFloat32);
+  const Layout layout{writeback, tensors, tensors - static_cast<int>(floats)};
+  status = CheckArguments(launch, layout);
+  if (status != kOk) return status;
+  bucket->assign(tensors, {});
+  for (int i = 0, halves = 0; status == kOk && i < tensors; ++i) {
     BucketItem& item = (*bucket)[i];
-    item.coefficients = coefficients[row.coefficients];
-    const bool is_half = types[i] != Element::kFloat32;
-    const Status status = ReadTensors(launch, layout.Of(i, is_half ? halves++ : -1), types[i], &item.tensors);
-    if (status != kOk) return status;
-    item.tensors.key = static_cast<uint32_t>(row.key);
-    item.tensors.first_element = static_cast<size_t>(row.piece) * item.tensors.size;
-    // Only the device has the weight then, so it adds the penalty to the gradient, and this row has none.
-    if (item.tensors.weight == nullptr && item.coefficients.weight_decay != 0.0f) return kBadDecay;
+    item.tensors.parameter_type = types[i];
+    const ArgumentIndices at = layout.Of(i, types[i] == Element::kFloat32 ? -1 : halves++);
+    status = ReadGradientAndMoments(launch, at, &item.tensors);
+    if (status == kOk) status = ReadParameter(launch, at, &item.tensors);
+    if (status == kOk) status = ReadRow(launch, i, &item);
   }
-  return kOk;
+  return status;
 }
 
 Status ReadGradients(const Launch& launch, std::vector<Gradient>* gradients) {

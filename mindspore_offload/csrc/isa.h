@@ -7,8 +7,11 @@
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-// Compiles a function for AVX2 and F16C (every CPU with AVX2 has the 16-bit conversions of F16C). Everything that such
-// a function calls must be ALWAYS_INLINE: baseline code could share an out-of-line copy, and fault on an older CPU.
+// The same for a lambda, behind its parameters.
+#define ALWAYS_INLINE_LAMBDA __attribute__((always_inline))
+
+// Compiles a function for AVX2 and F16C (every CPU with AVX2 has the 16-bit conversions of F16C). All loops that such a
+// function calls must be ALWAYS_INLINE: what is not inlined is compiled for the baseline. It is right, but slow.
 #if defined(__x86_64__)
 #define MINDSPORE_OFFLOAD_HAS_AVX2 1
 #define TARGET_AVX2 __attribute__((target("avx2,f16c")))

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "ieee.h"
 #include "implementation.h"
 #include "sizes.h"
 #include "team.h"
@@ -16,19 +17,26 @@
 namespace mindspore_offload {
 namespace {
 
-// Cuts tensors, laid end to end, into chunks of `size` units for the team. ends[i] is where tensor i ends. Calls
-// work(i, begin, end) for every part of a tensor in a chunk.
+// The blocks of a tensor of `size` elements. The last one may have fewer elements.
+size_t BlocksOf(size_t size) { return (size + kBlock - 1) / kBlock; }
+
+// Lays the blocks of tensors of these sizes end to end, and cuts them into chunks for the team. Calls work(i, begin,
+// end) for every part of a tensor in a chunk: the elements [begin, end) of tensor i.
 template <class Work>
-void RunParts(const std::vector<size_t>& ends, size_t size, const Work& work) {
-  const size_t total = ends.back();
-  RunChunks((total + size - 1) / size, [&](size_t chunk) {
-    const size_t stop = std::min(total, (chunk + 1) * size);
-    size_t at = chunk * size;
+void RunParts(const std::vector<size_t>& sizes, const Work& work) {
+  constexpr size_t kChunkBlocks = kChunk / kBlock;
+  std::vector<size_t> ends;  // the block at which each tensor ends
+  size_t total = 0;
+  for (size_t size : sizes) ends.push_back(total += BlocksOf(size));
+  RunChunks((total + kChunkBlocks - 1) / kChunkBlocks, [&](size_t chunk) {
+    IeeeArithmetic arithmetic;
+    const size_t stop = std::min(total, (chunk + 1) * kChunkBlocks);
+    size_t at = chunk * kChunkBlocks;
     size_t i = std::upper_bound(ends.begin(), ends.end(), at) - ends.begin();
     for (; at < stop; ++i) {
       const size_t start = i == 0 ? 0 : ends[i - 1];
       const size_t end = std::min(stop, ends[i]);
-      work(i, at - start, end - start);
+      work(i, (at - start) * kBlock, std::min((end - start) * kBlock, sizes[i]));
       at = end;
     }
   });
@@ -49,11 +57,11 @@ std::vector<Range> WrittenRanges(const std::vector<BucketItem>& bucket) {
   std::vector<Range> ranges;
   for (const BucketItem& item : bucket) {
     const AdamTensors& t = item.tensors;
-    const size_t moment_bytes = t.size * BytesOf(t.moment_type);
+    const size_t moment_bytes = BytesOf(t.moment_format, t.size);
     ranges.push_back(RangeOf(t.moment1, moment_bytes));
     ranges.push_back(RangeOf(t.moment2, moment_bytes));
-    if (t.weight != nullptr) ranges.push_back(RangeOf(t.weight, t.size * sizeof(float)));
-    if (t.rounded != nullptr) ranges.push_back(RangeOf(t.rounded, t.size * BytesOf(t.parameter_type)));
+    if (t.kind != Kind::kDifference) ranges.push_back(RangeOf(t.weight, t.size * sizeof(float)));
+    if (t.kind == Kind::kMaster) ranges.push_back(RangeOf(t.result, t.size * BytesOf(t.parameter_type)));
   }
   std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
   return ranges;
@@ -79,27 +87,28 @@ GradientCopies CopySharedGradients(std::vector<BucketItem>* bucket) {
 
 void UpdateBucket(const std::vector<BucketItem>& bucket) {
   const auto update = ActiveImplementation().update;
-  std::vector<size_t> ends;
-  size_t total = 0;
-  for (const BucketItem& item : bucket) ends.push_back(total += item.tensors.size);
-  RunParts(ends, kChunk,
+  std::vector<size_t> sizes;
+  for (const BucketItem& item : bucket) sizes.push_back(item.tensors.size);
+  RunParts(sizes,
            [&](size_t i, size_t begin, size_t end) { update(bucket[i].coefficients, bucket[i].tensors, begin, end); });
 }
 
-size_t SumsOf(size_t size) { return (size + kSumBlock - 1) / kSumBlock; }
+size_t SumsOf(size_t size) { return BlocksOf(size); }
 
 std::vector<double> SumsOfSquares(const std::vector<Gradient>& gradients) {
   const auto sum_squares = ActiveImplementation().sum_squares;
-  std::vector<size_t> ends;
+  std::vector<size_t> sizes, starts;  // starts[i]: the index of the first sum of gradient i
   size_t total = 0;
-  for (const Gradient& gradient : gradients) ends.push_back(total += SumsOf(gradient.size));
+  for (const Gradient& gradient : gradients) {
+    sizes.push_back(gradient.size);
+    starts.push_back(total);
+    total += SumsOf(gradient.size);
+  }
   std::vector<double> sums(total);
-  RunParts(ends, kChunk / kSumBlock, [&](size_t i, size_t begin, size_t end) {
-    const Gradient& gradient = gradients[i];
-    double* sums_of_gradient = sums.data() + ends[i] - SumsOf(gradient.size);
-    for (size_t block = begin; block < end; ++block) {
-      const size_t stop = std::min(gradient.size, (block + 1) * kSumBlock);
-      sums_of_gradient[block] = sum_squares(gradient.type, gradient.data, block * kSumBlock, stop);
+  RunParts(sizes, [&](size_t i, size_t begin, size_t end) {
+    for (size_t at = begin; at < end; at += kBlock) {
+      const size_t stop = std::min(end, at + kBlock);
+      sums[starts[i] + at / kBlock] = sum_squares(gradients[i].type, gradients[i].data, at, stop);
     }
   });
   return sums;

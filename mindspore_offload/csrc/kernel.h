@@ -29,8 +29,8 @@ using GradientCopies = std::vector<std::unique_ptr<char[]>>;
 // ones to the other factor, so the gradient of one parameter may be the memory of another.
 GradientCopies CopySharedGradients(std::vector<BucketItem>* bucket);
 
-// The sums of the squares of gradients, in float64: one for each kSumBlock elements of a gradient, and for the rest.
-// The bits are the same for any number of threads.
+// The sums of the squares of gradients, in float64: one for each block of a gradient. The bits are the same for any
+// number of threads.
 std::vector<double> SumsOfSquares(const std::vector<Gradient>& gradients);
 
 // The number of sums that SumsOfSquares returns for a gradient of `size` elements.

@@ -9,7 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 
+#include "moments.h"
 #include "tensors.h"
 
 namespace mindspore_offload {
@@ -23,7 +25,8 @@ enum Status : int {
   kBadShape = 4,    // a wrong width, an empty tensor, or tensors of one parameter that differ in size
   kBadRow = 5,      // a row that the coefficient tensor does not have, or a negative piece
   kNoMemory = 6,
-  kBadDecay = 7,  // an L2 penalty for a parameter that is not among the arguments
+  kBadDecay = 7,    // an L2 penalty for a parameter that is not among the arguments
+  kUnexpected = 8,  // any other exception: none is known
 };
 
 // The arguments of a launch: inputs first, then outputs.
@@ -40,8 +43,20 @@ struct Launch {
 
   // Reads the element type of argument i. Returns false if no parameter or gradient can have it.
   bool ReadElement(int i, Element* element) const {
-    *element = IsFloat32(i) ? Element::kFloat32 : HasType(i, "float16") ? Element::kFloat16 : Element::kBFloat16;
-    return *element != Element::kBFloat16 || HasType(i, "bfloat16");
+    const auto* found = std::find_if(std::begin(kElements), std::end(kElements),
+                                     [=](Element each) { return HasType(i, NameOf(each)); });
+    if (found == std::end(kElements)) return false;
+    *element = *found;
+    return true;
+  }
+
+  // Reads the format of a moment, argument i. Returns false if no format has its dtype.
+  bool ReadMomentFormat(int i, MomentFormat* format) const {
+    const auto* found = std::find_if(std::begin(kMomentFormats), std::end(kMomentFormats),
+                                     [=](MomentFormat each) { return HasType(i, DtypeOf(each)); });
+    if (found == std::end(kMomentFormats)) return false;
+    *format = *found;
+    return true;
   }
 
   bool HasNullTable() const { return data == nullptr || ndims == nullptr || shapes == nullptr || dtypes == nullptr; }

@@ -17,64 +17,71 @@
 namespace mindspore_offload {
 namespace {
 
-int RunUpdate(const Launch& launch, Writeback writeback) try {
+// Runs an operation. No exception leaves the library: MindSpore calls it as C.
+template <class Operation>
+int Guarded(const Operation& operation) noexcept {
+  try {
+    return operation();
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  } catch (...) {
+    return kUnexpected;
+  }
+}
+
+Status RunUpdate(const Launch& launch, Writeback writeback) {
   std::vector<BucketItem> bucket;
   const Status status = ReadBucket(launch, writeback, &bucket);
   if (status != kOk) return status;
   const GradientCopies copies = CopySharedGradients(&bucket);
   UpdateBucket(bucket);
-  return status;
-} catch (const std::bad_alloc&) {
-  return kNoMemory;
+  return kOk;
 }
 
-int RunSums(const Launch& launch) try {
+Status RunSums(const Launch& launch) {
   std::vector<Gradient> gradients;
   const Status status = ReadGradients(launch, &gradients);
-  if (status == kOk) {
-    const std::vector<double> sums = SumsOfSquares(gradients);
-    std::memcpy(launch.data[launch.count - 1], sums.data(), sums.size() * sizeof(double));
-  }
-  return status;
-} catch (const std::bad_alloc&) {
-  return kNoMemory;
+  if (status != kOk) return status;
+  const std::vector<double> sums = SumsOfSquares(gradients);
+  std::memcpy(launch.data[launch.count - 1], sums.data(), sums.size() * sizeof(double));
+  return kOk;
 }
 
-int RunNorm(const Launch& launch) try {
+Status RunNorm(const Launch& launch) {
   SumsOfRanks sums;
   const Status status = ReadSums(launch, &sums);
   if (status == kOk) *launch.Floats(launch.count - 1) = NormOf(sums.gradients, sums.sums, sums.ranks);
   return status;
-} catch (const std::bad_alloc&) {
-  return kNoMemory;
 }
 
 }  // namespace
 }  // namespace mindspore_offload
 
+using namespace mindspore_offload;
+
 // arguments.h describes the inputs and outputs of all four.
 EXPORT int AdamInPlace(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
-                       void* /*extra*/) {
-  return mindspore_offload::RunUpdate({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kInPlace);
+                       void* /*extra*/) noexcept {
+  return Guarded([=] { return RunUpdate({count, data, ndims, shapes, dtypes}, Writeback::kInPlace); });
 }
 
 EXPORT int AdamAssign(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
-                      void* /*extra*/) {
-  return mindspore_offload::RunUpdate({count, data, ndims, shapes, dtypes}, mindspore_offload::Writeback::kAssign);
+                      void* /*extra*/) noexcept {
+  return Guarded([=] { return RunUpdate({count, data, ndims, shapes, dtypes}, Writeback::kAssign); });
 }
 
 EXPORT int SumsOfSquares(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
-                         void* /*extra*/) {
-  return mindspore_offload::RunSums({count, data, ndims, shapes, dtypes});
+                         void* /*extra*/) noexcept {
+  return Guarded([=] { return RunSums({count, data, ndims, shapes, dtypes}); });
 }
 
 EXPORT int GlobalNorm(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
-                      void* /*extra*/) {
-  return mindspore_offload::RunNorm({count, data, ndims, shapes, dtypes});
+                      void* /*extra*/) noexcept {
+  return Guarded([=] { return RunNorm({count, data, ndims, shapes, dtypes}); });
 }
 
 // The compiler that built this library, and its flags, which setup.py passes as a macro.
-EXPORT const char* MindsporeOffloadBuild() {
+EXPORT const char* MindsporeOffloadBuild() noexcept {
 #ifdef __clang__
   return __VERSION__ ": " MINDSPORE_OFFLOAD_FLAGS;
 #else
@@ -82,12 +89,12 @@ EXPORT const char* MindsporeOffloadBuild() {
 #endif
 }
 
-EXPORT const char* MindsporeOffloadIsa() { return mindspore_offload::ActiveImplementation().name; }
+EXPORT const char* MindsporeOffloadIsa() noexcept { return ActiveImplementation().name; }
 
-EXPORT const char* MindsporeOffloadSupportedIsas() { return mindspore_offload::SupportedImplementations(); }
+EXPORT const char* MindsporeOffloadSupportedIsas() noexcept { return SupportedImplementations(); }
 
-EXPORT bool MindsporeOffloadSetIsa(const char* name) { return mindspore_offload::UseImplementation(name); }
+EXPORT bool MindsporeOffloadSetIsa(const char* name) noexcept { return UseImplementation(name); }
 
-EXPORT size_t MindsporeOffloadThreads() { return mindspore_offload::TeamSize(); }
+EXPORT size_t MindsporeOffloadThreads() noexcept { return TeamSize(); }
 
-EXPORT void MindsporeOffloadSetThreads(size_t threads) { mindspore_offload::SetTeamSize(threads); }
+EXPORT void MindsporeOffloadSetThreads(size_t threads) noexcept { SetTeamSize(threads); }

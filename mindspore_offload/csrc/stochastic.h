@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Stochastic rounding of the moments to bfloat16.
+// Stochastic rounding of the moments, and its random bits.
 //
 // With beta2 = 0.999 a step changes v by a thousandth at most when gradients shrink, which is less than half a unit of
 // bfloat16: rounded to nearest, v would never fall again. Here a value between two neighbours becomes the upper one
@@ -50,19 +50,6 @@ ALWAYS_INLINE uint32_t StochasticallyRounded(float value, uint32_t random) {
   const uint32_t bits = BitsOf(value);
   const int32_t magnitude = static_cast<int32_t>(bits & 0x7fffffff);
   return (bits + (magnitude < 0x7f7f0000 ? random : 0)) >> 16;
-}
-
-// Rounds a block of both moments. `element` is the index of its first element.
-ALWAYS_INLINE void RoundMoments(RoundingSeed seed, size_t element, const float* __restrict m, const float* __restrict v,
-                                BFloat16* __restrict rounded_m, BFloat16* __restrict rounded_v, size_t size) {
-  // Counts in 32 bits, as the hash does, so that no vector has to be converted.
-  const uint32_t first = static_cast<uint32_t>(element);
-  const int32_t count = static_cast<int32_t>(size);
-  for (int32_t i = 0; i < count; ++i) {
-    const uint32_t random = RandomBits(seed, first + static_cast<uint32_t>(i));
-    rounded_m[i].bits = static_cast<uint16_t>(StochasticallyRounded(m[i], random & 0xffff));
-    rounded_v[i].bits = static_cast<uint16_t>(StochasticallyRounded(v[i], random >> 16));
-  }
 }
 
 }  // namespace mindspore_offload

@@ -4,7 +4,6 @@
 
 #include "team.h"
 
-#include <fenv.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -21,28 +20,10 @@ std::atomic<size_t>& Size() {
   return size;
 }
 
-// MindSpore flushes subnormal numbers to zero on some of its threads, and a new thread inherits this from the thread
-// that started it. While an object of this class lives, its thread computes as IEEE 754 demands, so that all threads
-// give the same bits.
-class IeeeArithmetic {
- public:
-  IeeeArithmetic() {
-    fegetenv(&before_);
-    fesetenv(FE_DFL_ENV);
-  }
-  ~IeeeArithmetic() { fesetenv(&before_); }
-  IeeeArithmetic(const IeeeArithmetic&) = delete;
-  IeeeArithmetic& operator=(const IeeeArithmetic&) = delete;
-
- private:
-  fenv_t before_;
-};
-
 class Team {
  public:
   void Run(size_t chunks, const std::function<void(size_t)>& work) {
     std::lock_guard<std::mutex> turn(turn_);
-    IeeeArithmetic arithmetic;
     const size_t helpers = TeamSize() - 1;
     if (chunks > 1 && helpers > 0) {
       RunShared(chunks, work, helpers);
@@ -78,7 +59,6 @@ class Team {
   }
 
   void Work() {
-    fesetenv(FE_DFL_ENV);
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       wake_.wait(lock, [this] { return helpers_ < wanted_ && next_ < chunks_; });

@@ -8,38 +8,68 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "half.h"
+#include "isa.h"
+#include "moments.h"
+
 namespace mindspore_offload {
 
-// The element type of a parameter, a gradient or a moment.
+// The element type of a parameter or a gradient.
 enum class Element { kFloat32, kFloat16, kBFloat16 };
 
-inline size_t BytesOf(Element type) { return type == Element::kFloat32 ? 4 : 2; }
+constexpr Element kElements[] = {Element::kFloat32, Element::kFloat16, Element::kBFloat16};
 
-// The tensors of one parameter. All that are present have `size` elements. There are three kinds of parameters:
-//
-//   parameter                 | weight        | delta      | parameter       | rounded
-//   float32, within reach     | the parameter | null       | null            | null
-//   float32, on a device      | null          | the result | null            | null
-//   float16 or bfloat16       | its master    | null       | its value now   | the result, may be `parameter`
-//
-// `delta` receives the difference that the device then adds to the parameter.
-//
-// Moments are float32, or bfloat16 with stochastic rounding, whose random bits are those of the parameter's `key` and
-// of the elements from `first_element` on: a shard does not begin with element 0.
+// Calls visit() with a value of the C++ type of the elements. All that depends on an element type passes through here,
+// so a new one does not compile until it has its case.
+template <class Visitor>
+ALWAYS_INLINE auto VisitElement(Element type, const Visitor& visit) {
+  switch (type) {
+    case Element::kFloat32:
+      return visit(float{});
+    case Element::kFloat16:
+      return visit(Float16{});
+    case Element::kBFloat16:
+      return visit(BFloat16{});
+  }
+  __builtin_unreachable();
+}
+
+// MindSpore's names of the element types.
+constexpr const char* NameOf(float /*type*/) { return "float32"; }
+constexpr const char* NameOf(Float16 /*type*/) { return "float16"; }
+constexpr const char* NameOf(BFloat16 /*type*/) { return "bfloat16"; }
+
+inline const char* NameOf(Element type) {
+  return VisitElement(type, [](auto element) { return NameOf(element); });
+}
+
+ALWAYS_INLINE size_t BytesOf(Element type) {
+  return VisitElement(type, [](auto element) ALWAYS_INLINE_LAMBDA { return sizeof(element); });
+}
+
+// What the kernel reads and writes of a parameter.
+enum class Kind {
+  kInPlace,     // float32: `weight` is the parameter itself
+  kDifference,  // float32, out of reach: `result` receives the float32 difference that the device adds to it
+  kMaster,      // 16 bits: `weight` is its float32 master, `parameter` its value now, `result` receives its new value,
+                // and may be `parameter`
+};
+
+// The tensors of one parameter. All have `size` elements; those that its kind does not name are null.
 struct AdamTensors {
+  Kind kind;
   Element parameter_type;
   Element gradient_type;
-  Element moment_type;
+  MomentFormat moment_format;
   float* weight;
-  float* delta;
   const void* parameter;
-  void* rounded;
+  void* result;
   void* moment1;
   void* moment2;
   const void* gradient;
   size_t size;
-  uint32_t key;
-  size_t first_element;
+  uint32_t key;          // of the parameter, for stochastic rounding
+  size_t first_element;  // the index in the parameter of the first element here: a shard does not begin with 0
 };
 
 struct Gradient {

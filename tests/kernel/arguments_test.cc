@@ -47,8 +47,6 @@ class Call {
   std::vector<const char*> dtypes_;
 };
 
-const char* const kTypes[] = {"float32", "float16", "bfloat16"};
-
 // A bucket of four parameters: float32, bfloat16, float32, float16. Every tensor has an address of its own, and the
 // gradients have other types than their parameters.
 class Bucket : public Call {
@@ -59,8 +57,8 @@ class Bucket : public Call {
     for (int i = 0; i < kTensors; ++i) {
       if (writeback == Writeback::kInPlace || IsHalf(i)) Add(kKinds[i], i, &at[i].parameter);
     }
-    for (int i = 0; i < kTensors; ++i) Add(kMoments[i], i, &at[i].moment1);
-    for (int i = 0; i < kTensors; ++i) Add(kMoments[i], i, &at[i].moment2);
+    for (int i = 0; i < kTensors; ++i) AddArray(DtypeOf(kMoments[i]), i, &at[i].moment1);
+    for (int i = 0; i < kTensors; ++i) AddArray(DtypeOf(kMoments[i]), i, &at[i].moment2);
     for (int i = 0; i < kTensors; ++i) Add(kGradients[i], i, &at[i].gradient);
     for (int i = 0; i < kTensors; ++i) {
       if (IsHalf(i)) Add(Element::kFloat32, i, &at[i].master);
@@ -82,12 +80,11 @@ class Bucket : public Call {
     const float* weight = static_cast<float*>(DataOf(IsHalf(i) ? at[i].master : at[i].parameter));
     const void* result = DataOf(in_place ? at[i].parameter : at[i].result);
     return t.parameter_type == kKinds[i] && t.gradient_type == kGradients[i] && t.size == SizeOf(i) &&
-           t.moment_type == kMoments[i] && t.key == static_cast<uint32_t>(rows[i][1]) &&
+           t.moment_format == kMoments[i] && t.key == static_cast<uint32_t>(rows[i][1]) &&
            t.first_element == rows[i][2] * SizeOf(i) && t.moment1 == DataOf(at[i].moment1) &&
            t.moment2 == DataOf(at[i].moment2) && t.gradient == DataOf(at[i].gradient) && t.weight == weight &&
-           t.delta == (in_place || IsHalf(i) ? nullptr : result) &&
-           t.parameter == (IsHalf(i) ? DataOf(at[i].parameter) : nullptr) &&
-           t.rounded == (IsHalf(i) ? result : nullptr);
+           t.kind == KindOf(i) && t.parameter == (IsHalf(i) ? DataOf(at[i].parameter) : nullptr) &&
+           t.result == (t.kind == Kind::kInPlace ? nullptr : result);
   }
 
   static constexpr int kTensors = 4;
@@ -101,17 +98,23 @@ class Bucket : public Call {
  private:
   static constexpr Element kKinds[kTensors] = {Element::kFloat32, Element::kBFloat16, Element::kFloat32,
                                                Element::kFloat16};
-  static constexpr Element kMoments[kTensors] = {Element::kFloat32, Element::kBFloat16, Element::kBFloat16,
-                                                 Element::kFloat32};
+  static constexpr MomentFormat kMoments[kTensors] = {MomentFormat::kFloat32, MomentFormat::kBFloat16,
+                                                      MomentFormat::kBFloat16, MomentFormat::kFloat32};
   static constexpr Element kGradients[kTensors] = {Element::kFloat16, Element::kFloat32, Element::kFloat32,
                                                    Element::kBFloat16};
 
   static size_t SizeOf(int i) { return 3 * (i + 2); }
 
-  void Add(Element type, int i, int* index) {
+  Kind KindOf(int i) const {
+    return IsHalf(i) ? Kind::kMaster : writeback_ == Writeback::kInPlace ? Kind::kInPlace : Kind::kDifference;
+  }
+
+  void Add(Element type, int i, int* index) { AddArray(NameOf(type), i, index); }
+
+  void AddArray(const char* dtype, int i, int* index) {
     *index = static_cast<int>(arguments.size());
     memory_.emplace_back(new float[SizeOf(i)]);
-    arguments.push_back({kTypes[static_cast<int>(type)], {3, i + 2}, memory_.back().get()});
+    arguments.push_back({dtype, {3, i + 2}, memory_.back().get()});
   }
 
   void* DataOf(int index) const { return index < 0 ? nullptr : arguments[index].data; }
@@ -284,7 +287,8 @@ void TestSharedGradients() {
                              {"a parameter with 16 bits", rounded, true}}) {
     const std::string what = std::string("a gradient whose memory is ") + place.name;
     std::vector<BucketItem> bucket = {item(0, place.gradient, 4), item(1, gradients, 8)};
-    bucket[1].tensors.rounded = rounded;
+    bucket[1].tensors.kind = Kind::kMaster;
+    bucket[1].tensors.result = rounded;
     bucket[1].tensors.parameter_type = Element::kFloat16;
     const GradientCopies copies = CopySharedGradients(&bucket);
     Expect(copies.size() == (place.is_shared ? 1 : 0), what + ", copies");

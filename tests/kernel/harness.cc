@@ -7,6 +7,7 @@
 
 #include <cinttypes>
 #include <cstdio>
+#include <iterator>
 #include <sstream>
 #include <string>
 
@@ -28,20 +29,19 @@ void Expect(bool condition, const std::string& what) {
 
 int main(int argc, char** /*arguments*/) {
   using namespace mindspore_offload;
-  constexpr Element kMoments[] = {Element::kFloat32, Element::kBFloat16};
-  uint64_t digests[2] = {};
+  uint64_t digests[std::size(kMomentFormats)] = {};
   std::istringstream isas(SupportedImplementations());
   for (std::string isa; isas >> isa;) {
     Expect(UseImplementation(isa.c_str()) && isa == ActiveImplementation().name, isa + " can't be chosen");
-    for (int type = 0; type < 2; ++type) {
+    for (size_t i = 0; i < std::size(kMomentFormats); ++i) {
       for (size_t threads : {1, 2, 3, 7}) {
         SetTeamSize(threads);
-        const uint64_t found = DigestOfTraining(kMoments[type]);
-        if (digests[type] == 0) digests[type] = found;
-        Expect(found == digests[type], isa + ", " + std::to_string(threads) + " threads: another digest");
+        const uint64_t found = DigestOfTraining(kMomentFormats[i]);
+        if (digests[i] == 0) digests[i] = found;
+        Expect(found == digests[i], isa + ", " + std::to_string(threads) + " threads: another digest");
       }
-      TestSizes(kMoments[type], isa);
-      TestSkippedStep(kMoments[type], isa);
+      TestSizes(kMomentFormats[i], isa);
+      TestSkippedStep(kMomentFormats[i], isa);
     }
     TestConversions(isa);
     TestWritebacks(isa);

@@ -13,7 +13,7 @@ constexpr uint64_t kStart = 14695981039346656037u;
 
 // The device adds or puts what an assign returns. After 20 steps, weights and moments are those of an update in place.
 void TestWritebacks(const std::string& isa) {
-  for (const Mode& mode : AllModes(Element::kBFloat16)) {
+  for (const Mode& mode : AllModes(MomentFormat::kBFloat16)) {
     if (mode.assign || mode.decay != Decay::kNone) continue;
     Mode assigned = mode;
     assigned.assign = true;
@@ -36,7 +36,7 @@ void TestWritebacks(const std::string& isa) {
 // Halves of a tensor, each with the index of its first element, round as the whole.
 void TestPieces(const std::string& isa) {
   constexpr size_t kHalf = 150;
-  const Mode mode{Element::kFloat32, Element::kFloat32, false, Decay::kL2, false, Element::kBFloat16};
+  const Mode mode{Element::kFloat32, Element::kFloat32, false, Decay::kL2, false, MomentFormat::kBFloat16};
   Case whole(mode, 2 * kHalf, 1, 5), cut(mode, 2 * kHalf, 1, 5), wrong(mode, 2 * kHalf, 1, 5);
   UpdateBucket({whole.Item()});
   const auto update_halves = [](Case* one, size_t second_element) {

@@ -33,8 +33,8 @@ float NormInPieces(const std::vector<Gradient>& gradients, size_t ranks) {
     counts.clear();
     for (const Gradient& gradient : gradients) {
       const bool is_piece = &gradient != &gradients.back();
-      const size_t blocks = is_piece ? (gradient.size + ranks * kSumBlock - 1) / (ranks * kSumBlock) : 0;
-      const size_t size = is_piece ? blocks * kSumBlock : gradient.size;
+      const size_t blocks = is_piece ? (gradient.size + ranks * kBlock - 1) / (ranks * kBlock) : 0;
+      const size_t size = is_piece ? blocks * kBlock : gradient.size;
       const size_t begin = std::min(gradient.size, rank * size * is_piece), end = std::min(gradient.size, begin + size);
       memory.emplace_back(size * BytesOf(gradient.type));  // zeros: a piece is padded with them
       std::memcpy(memory.back().data(), static_cast<const char*>(gradient.data) + begin * BytesOf(gradient.type),
@@ -51,7 +51,7 @@ float NormInPieces(const std::vector<Gradient>& gradients, size_t ranks) {
 }  // namespace
 
 void TestNorm(const std::string& isa) {
-  for (size_t size : {size_t{1}, size_t{15}, kBlock + 1, kChunk - 1, 2 * kChunk + 3}) {
+  for (size_t size : {size_t{1}, size_t{15}, kTile + 1, kChunk - 1, 2 * kChunk + 3}) {
     Random random(size);
     Guarded<float> wide(size, 3);
     Guarded<uint16_t> halves[2] = {{size, 1}, {size, 7}};

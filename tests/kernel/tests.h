@@ -12,10 +12,10 @@
 #include "../../mindspore_offload/csrc/tensors.h"
 
 // update_test.cc
-void TestSizes(mindspore_offload::Element moments, const std::string& isa);
-void TestSkippedStep(mindspore_offload::Element moments, const std::string& isa);
+void TestSizes(mindspore_offload::MomentFormat moments, const std::string& isa);
+void TestSkippedStep(mindspore_offload::MomentFormat moments, const std::string& isa);
 void TestConversions(const std::string& isa);
-uint64_t DigestOfTraining(mindspore_offload::Element moments);
+uint64_t DigestOfTraining(mindspore_offload::MomentFormat moments);
 
 // moments_test.cc
 void TestWritebacks(const std::string& isa);

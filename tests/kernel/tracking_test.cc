@@ -31,15 +31,16 @@ struct Tracked {
 
 // One step of the kernel, which returns the difference.
 template <class Moment>
-void Update(Element type, Tracked<Moment>* tracked, AdamCoefficients c, const std::vector<float>& gradient,
+void Update(MomentFormat format, Tracked<Moment>* tracked, AdamCoefficients c, const std::vector<float>& gradient,
             bool measured) {
   std::vector<float> delta(kElements);
   AdamTensors t{};
-  t.moment_type = type;
+  t.kind = Kind::kDifference;
+  t.moment_format = format;
   t.moment1 = tracked->m.data();
   t.moment2 = tracked->v.data();
   t.gradient = gradient.data();
-  t.delta = delta.data();
+  t.result = delta.data();
   t.size = kElements;
   UpdateBucket({{c, t}});
   for (size_t i = 0; measured && i < kElements; ++i) tracked->squares[i] += static_cast<double>(delta[i]) * delta[i];
@@ -104,8 +105,8 @@ Result Track(Gradients kind) {
     c.learning_rate = static_cast<float>(std::sqrt(1 - std::pow(0.999, step + 1)) / (1 - std::pow(0.9, step + 1)));
     const bool measured = step >= kSteps - kMeasured;
     UpdateInFloat64(&exact, c, gradient, measured);
-    Update(Element::kBFloat16, &stochastic, c, gradient, measured);
-    Update(Element::kFloat32, &nearest, c, gradient, measured);
+    Update(MomentFormat::kBFloat16, &stochastic, c, gradient, measured);
+    Update(MomentFormat::kFloat32, &nearest, c, gradient, measured);
     RoundToNearest(&nearest.m);
     RoundToNearest(&nearest.v);
   }

@@ -23,7 +23,7 @@ float FromBits(Element type, uint16_t bits) {
   return type == Element::kFloat16 ? ToFloat(Float16{bits}) : ToFloat(BFloat16{bits});
 }
 
-std::vector<Mode> AllModes(Element moments) {
+std::vector<Mode> AllModes(MomentFormat moments) {
   std::vector<Mode> modes;
   const Element types[] = {Element::kFloat32, Element::kFloat16, Element::kBFloat16};
   for (Element parameter : types) {
@@ -38,11 +38,10 @@ std::vector<Mode> AllModes(Element moments) {
 }
 
 std::string NameOf(const Mode& mode, const std::string& isa) {
-  const char* names[] = {"float32", "float16", "bfloat16"};
   const char* decays[] = {"", ", L2 decay", ", decoupled decay"};
-  return isa + ", " + names[static_cast<int>(mode.parameter)] + ", gradient " + names[static_cast<int>(mode.gradient)] +
-         ", moments " + names[static_cast<int>(mode.moments)] + (mode.assign ? ", assign" : "") +
-         decays[static_cast<int>(mode.decay)] + (mode.nesterov ? ", nesterov" : "");
+  return isa + ", " + NameOf(mode.parameter) + ", gradient " + NameOf(mode.gradient) + ", moments " +
+         DtypeOf(mode.moments) + (mode.assign ? ", assign" : "") + decays[static_cast<int>(mode.decay)] +
+         (mode.nesterov ? ", nesterov" : "");
 }
 
 AdamCoefficients CoefficientsOf(const Mode& mode) {
@@ -101,7 +100,7 @@ BucketItem Case::Item() {
   AdamTensors t{};
   t.parameter_type = mode_.parameter;
   t.gradient_type = mode_.gradient;
-  t.moment_type = mode_.moments;
+  t.moment_format = mode_.moments;
   t.moment1 = HasNarrowMoments() ? static_cast<void*>(narrow_moment1_.data()) : moment1_.data();
   t.moment2 = HasNarrowMoments() ? static_cast<void*>(narrow_moment2_.data()) : moment2_.data();
   t.key = kKey;
@@ -109,11 +108,16 @@ BucketItem Case::Item() {
   t.gradient = mode_.gradient == Element::kFloat32 ? static_cast<void*>(gradient_.data()) : half_gradient_.data();
   t.size = size_;
   if (mode_.IsHalf()) {
+    t.kind = Kind::kMaster;
     t.weight = weight_.data();
     t.parameter = parameter_.data();
-    t.rounded = mode_.assign ? result_.data() : parameter_.data();
+    t.result = mode_.assign ? result_.data() : parameter_.data();
+  } else if (mode_.assign) {
+    t.kind = Kind::kDifference;
+    t.result = delta_.data();
   } else {
-    (mode_.assign ? t.delta : t.weight) = mode_.assign ? delta_.data() : weight_.data();
+    t.kind = Kind::kInPlace;
+    t.weight = weight_.data();
   }
   return {CoefficientsOf(mode_), t};
 }

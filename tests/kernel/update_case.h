@@ -17,6 +17,7 @@
 using mindspore_offload::AdamCoefficients;
 using mindspore_offload::BucketItem;
 using mindspore_offload::Element;
+using mindspore_offload::MomentFormat;
 
 uint16_t ToBits(Element type, float value);
 float FromBits(Element type, uint16_t bits);
@@ -57,7 +58,7 @@ struct Mode {
   bool assign;
   Decay decay;
   bool nesterov;
-  Element moments = Element::kFloat32;
+  MomentFormat moments = MomentFormat::kFloat32;
 
   bool IsHalf() const { return parameter != Element::kFloat32; }
 
@@ -65,8 +66,8 @@ struct Mode {
   bool IsDifference() const { return assign && !IsHalf(); }
 };
 
-// Every combination, with moments of this type.
-std::vector<Mode> AllModes(Element moments);
+// Every combination, with moments in this format.
+std::vector<Mode> AllModes(MomentFormat moments);
 
 std::string NameOf(const Mode& mode, const std::string& isa);
 
@@ -106,7 +107,7 @@ class Case {
   bool IsFinite();
 
  private:
-  bool HasNarrowMoments() const { return mode_.moments == Element::kBFloat16; }
+  bool HasNarrowMoments() const { return mode_.moments == MomentFormat::kBFloat16; }
 
   // The moments of element i as float32.
   float Moment1(size_t i);

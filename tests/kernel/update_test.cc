@@ -18,12 +18,12 @@ static void TestUpdate(const Mode& mode, size_t size, size_t shift, const std::s
   one.Check(expected, NameOf(mode, isa));
 }
 
-// Up to two vectors of 16 lanes, both sides of a block and of a chunk, and every misalignment within a vector.
-void TestSizes(Element moments, const std::string& isa) {
+// Up to two vectors of 16 lanes, both sides of a tile and of a chunk, and every misalignment within a vector.
+void TestSizes(MomentFormat moments, const std::string& isa) {
   for (const Mode& mode : AllModes(moments)) {
     for (size_t size = 0; size <= 33; ++size) TestUpdate(mode, size, size % 16, isa);
     for (size_t shift = 0; shift < 16; ++shift) TestUpdate(mode, 41, shift, isa);
-    for (size_t size : {kBlock - 1, kBlock, kBlock + 1, 2 * kBlock + 1}) TestUpdate(mode, size, 1, isa);
+    for (size_t size : {kTile - 1, kTile, kTile + 1, 2 * kTile + 1}) TestUpdate(mode, size, 1, isa);
   }
   for (const Mode& mode : {Mode{Element::kFloat32, Element::kFloat32, false, Decay::kL2, false, moments},
                            Mode{Element::kFloat16, Element::kBFloat16, true, Decay::kDecoupled, true, moments}}) {
@@ -32,9 +32,9 @@ void TestSizes(Element moments, const std::string& isa) {
 }
 
 // A skipped step changes no weight and no state, and its result changes no parameter.
-void TestSkippedStep(Element moments, const std::string& isa) {
+void TestSkippedStep(MomentFormat moments, const std::string& isa) {
   for (const Mode& mode : AllModes(moments)) {
-    Case one(mode, kBlock + 45, 5, 3);
+    Case one(mode, kTile + 45, 5, 3);
     const auto expected = one.Untouched();
     BucketItem item = one.Item();
     item.coefficients.skip = 1.0f;
@@ -52,10 +52,11 @@ void TestConversions(const std::string& isa) {
     for (auto& zero : zeros) zero.assign(65536, 0.0f);
     for (size_t i = 0; i < 65536; ++i) parameter[i] = static_cast<uint16_t>(i);
     AdamTensors t{};
+    t.kind = Kind::kMaster;
     t.parameter_type = type;
     t.gradient_type = Element::kFloat32;
     t.weight = master.data();
-    t.parameter = t.rounded = parameter.data();
+    t.parameter = t.result = parameter.data();
     t.moment1 = zeros[0].data();
     t.moment2 = zeros[1].data();
     t.gradient = zeros[2].data();
@@ -72,7 +73,7 @@ void TestConversions(const std::string& isa) {
 
 // 1,000 steps of a bucket of all modes that update in place. The gradients are finite, of every magnitude that float16
 // holds: one infinity would turn an element into NaN for all later steps, and hide its bits.
-uint64_t DigestOfTraining(Element moments) {
+uint64_t DigestOfTraining(MomentFormat moments) {
   std::vector<Case> cases;
   for (const Mode& mode : AllModes(moments)) {
     if (!mode.assign) cases.emplace_back(mode, 100 + cases.size(), cases.size() % 16, cases.size());

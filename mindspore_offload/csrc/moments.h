@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The moment formats: how both moments of a parameter lie in memory. The update computes in float32 for all of them.
+//
+// To add a format: a name in MomentFormat and kMomentFormats, a struct with the members of those here, and its case in
+// VisitMomentFormat. The Python side is its row in formats.py.
+
+#ifndef MINDSPORE_OFFLOAD_CSRC_MOMENTS_H_
+#define MINDSPORE_OFFLOAD_CSRC_MOMENTS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "half.h"
+#include "isa.h"
+#include "stochastic.h"
+
+namespace mindspore_offload {
+
+enum class MomentFormat { kFloat32, kBFloat16 };
+
+constexpr MomentFormat kMomentFormats[] = {MomentFormat::kFloat32, MomentFormat::kBFloat16};
+
+// The memory of both moments, and the seed and first element of their stochastic rounding. A shard does not begin with
+// element 0.
+struct Moments {
+  void* moment1;
+  void* moment2;
+  RoundingSeed seed;
+  size_t first_element;
+};
+
+// A tile of both moments as float32, which an update may write.
+struct WideMoments {
+  float* m;
+  float* v;
+};
+
+// Each format has:
+//
+//   kDtype        MindSpore's dtype of the array that holds a moment
+//   kBytes        the bytes of an element of that array
+//   Items(size)   the elements of the array for a moment of `size` elements
+//   Load()        the elements [begin, begin + size) of both moments, in place or in `buffer`
+//   Store()       puts back what Load() returned. It can rely on what the kernel does: `begin` is a multiple of kTile,
+//                 and one thread has all tiles of a block (sizes.h).
+
+struct Float32Moments {
+  static constexpr char kDtype[] = "float32";
+  static constexpr size_t kBytes = sizeof(float);
+
+  static constexpr size_t Items(size_t size) { return size; }
+
+  template <class Conversion>
+  static ALWAYS_INLINE WideMoments Load(const Moments& t, size_t begin, size_t /*size*/, WideMoments /*buffer*/) {
+    return {static_cast<float*>(t.moment1) + begin, static_cast<float*>(t.moment2) + begin};
+  }
+
+  static ALWAYS_INLINE void Store(const Moments& /*t*/, size_t /*begin*/, size_t /*size*/, WideMoments /*updated*/) {}
+};
+
+// Rounded stochastically. Of the random bits of an element, the lower half rounds the first moment.
+struct BFloat16Moments {
+  static constexpr char kDtype[] = "bfloat16";
+  static constexpr size_t kBytes = sizeof(BFloat16);
+
+  static constexpr size_t Items(size_t size) { return size; }
+
+  template <class Conversion>
+  static ALWAYS_INLINE WideMoments Load(const Moments& t, size_t begin, size_t size, WideMoments buffer) {
+    Conversion::Widen(static_cast<const BFloat16*>(t.moment1) + begin, buffer.m, size);
+    Conversion::Widen(static_cast<const BFloat16*>(t.moment2) + begin, buffer.v, size);
+    return buffer;
+  }
+
+  static ALWAYS_INLINE void Store(const Moments& t, size_t begin, size_t size, WideMoments updated) {
+    Round(t.seed, t.first_element + begin, updated.m, updated.v, static_cast<BFloat16*>(t.moment1) + begin,
+          static_cast<BFloat16*>(t.moment2) + begin, size);
+  }
+
+ private:
+  static ALWAYS_INLINE void Round(RoundingSeed seed, size_t element, const float* __restrict m,
+                                  const float* __restrict v, BFloat16* __restrict rounded_m,
+                                  BFloat16* __restrict rounded_v, size_t size) {
+    // Counts in 32 bits, as the hash does, so that no vector has to be converted.
+    const uint32_t first = static_cast<uint32_t>(element);
+    const int32_t count = static_cast<int32_t>(size);
+    for (int32_t i = 0; i < count; ++i) {
+      const uint32_t random = RandomBits(seed, first + static_cast<uint32_t>(i));
+      rounded_m[i].bits = static_cast<uint16_t>(StochasticallyRounded(m[i], random & 0xffff));
+      rounded_v[i].bits = static_cast<uint16_t>(StochasticallyRounded(v[i], random >> 16));
+    }
+  }
+};
+
+// Calls visit() with an object of the format's struct.
+template <class Visitor>
+ALWAYS_INLINE auto VisitMomentFormat(MomentFormat format, const Visitor& visit) {
+  switch (format) {
+    case MomentFormat::kFloat32:
+      return visit(Float32Moments{});
+    case MomentFormat::kBFloat16:
+      return visit(BFloat16Moments{});
+  }
+  __builtin_unreachable();
+}
+
+inline const char* DtypeOf(MomentFormat format) {
+  return VisitMomentFormat(format, [](auto one) { return static_cast<const char*>(one.kDtype); });
+}
+
+// The elements of the array that holds a moment of `size` elements, and its bytes.
+inline size_t ItemsOf(MomentFormat format, size_t size) {
+  return VisitMomentFormat(format, [=](auto one) { return one.Items(size); });
+}
+
+inline size_t BytesOf(MomentFormat format, size_t size) {
+  return VisitMomentFormat(format, [=](auto one) { return one.Items(size) * one.kBytes; });
+}
+
+}  // namespace mindspore_offload
+
+#endif  // MINDSPORE_OFFLOAD_CSRC_MOMENTS_H_
