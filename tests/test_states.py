@@ -62,6 +62,27 @@ def test_names_shapes_and_types():
     }
 
 
+@pytest.mark.parametrize("dtype", [ms.float32, ms.bfloat16], ids=str)
+def test_a_state_equals_its_own_shape_and_dtype_only(dtype):
+    """A loader may bring others, but whoever asks a state gets the truth."""
+    optimizer = AdamOffload(parameters_of_sizes([2**15, 3]), moment_dtype=dtype)
+    for moment in optimizer.moment1:
+        for other in (ms.float16, ms.float32, ms.bfloat16):
+            assert (moment.dtype == other) == (moment.dtype in {other}) == (other is dtype)
+    assert [tuple(moment.shape) for moment in optimizer.moment1] == [(2**15,), (3,)]
+    assert optimizer.moment1[0].shape not in {(7,), (), (2**14,)}
+    assert optimizer.beta1_power.shape == (1,) != ()
+    assert type(optimizer.moment1[0]) is type(optimizer.moment2[1]) is type(optimizer.beta1_power)
+
+
+def test_what_a_loader_sees_of_a_state_shares_its_memory():
+    optimizer = AdamOffload(parameters_of_sizes([3]))
+    seen = optimizer.moment1[0].data
+    optimizer((Tensor(np.ones(3, np.float32)),))
+    np.testing.assert_array_equal(seen.asnumpy(), optimizer.moment1[0].asnumpy())
+    assert seen.asnumpy().all()
+
+
 def test_states_have_no_memory_before_the_first_step():
     """64 MB of parameters: their two moments would be 128 MB."""
     parameters = parameters_of_sizes([4 * 2**20] * 4)

@@ -2,6 +2,7 @@
 
 """A state of the optimizer: a Parameter that keeps its own memory."""
 
+import functools
 import math
 
 import numpy as np
@@ -20,10 +21,15 @@ def new_state(name, array, kind=None):
     state.set_data(tensor)
     # `Parameter.__new__` picks the class, so the subclass is set afterwards.
     state.own_dtype = state.loadable_dtype = tensor.dtype
-    state.__class__ = type(Parameter.__name__, (kind or _State, type(state)), {})
+    state.__class__ = _class_of(kind or _State, type(state))
     state.memory, state.piece, state.whole_shape = array, None, tensor.shape
     state.was_loaded = False
     return state
+
+
+@functools.cache
+def _class_of(kind, base):
+    return type(Parameter.__name__, (kind, base), {})
 
 
 def shard_state(ranks):
@@ -95,16 +101,14 @@ class _State:
 
     @property
     def data(self):
-        """The state itself: `load_param_into_net` asks this for the shape."""
-        return self
+        """A tensor that shares the state's memory, and whose shape and dtype equal those that a checkpoint may bring.
 
-    @property
-    def shape(self):
-        return _LoadableShape(super().shape, self.whole_shape)
-
-    @property
-    def dtype(self):
-        return self.loadable_dtype
+        MindSpore's loader compares these, and its writer reads the values. A Parameter would return itself.
+        """
+        loadable = Tensor(self)
+        loadable.__class__ = _Loadable
+        loadable.state = self
+        return loadable
 
     def set_data(self, data, slice_shape=False):
         """Copies a tensor of the state's shape, or of shape () for (1,), into the state's memory.
@@ -139,6 +143,18 @@ class _State:
     def assign_value(self, value):
         """Does the same as `set_data`."""
         return self.set_data(value)
+
+
+class _Loadable(Tensor):
+    """A state as MindSpore's loader sees it. The state itself has its own shape and dtype, and no others."""
+
+    @property
+    def shape(self):
+        return _LoadableShape(super().shape, self.state.whole_shape)
+
+    @property
+    def dtype(self):
+        return self.state.loadable_dtype
 
 
 class _Shard(_State):
