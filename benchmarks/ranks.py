@@ -23,7 +23,7 @@ from mindspore.communication import get_group_size, get_rank, init
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mindspore_offload import AdamOffload, host
-from mindspore_offload.coefficients import COLUMNS
+from mindspore_offload.abi import COLUMNS
 from mindspore_offload.commands.step_speed import Step
 
 SHAPE = (1024, 1024)

@@ -9,21 +9,9 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
 from mindspore_offload import host
+from mindspore_offload.abi import COLUMNS
 
-# The columns of the coefficient tensor, in the order of `struct AdamCoefficients` in csrc/adam.h, which explains them.
-COLUMNS = (
-    "learning_rate",
-    "weight_decay",
-    "decoupled_decay",
-    "eps",
-    "clip",
-    "gradient_scale",
-    "step",
-    "skip",
-    "beta1",
-    "beta2",
-    "nesterov",
-)
+# The index of each column.
 LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, GRADIENT_SCALE, _, SKIP, BETA1, BETA2, _ = range(len(COLUMNS))
 # The columns that are the same in every step come last, in one piece.
 CONSTANTS = COLUMNS[COLUMNS.index("skip") :]

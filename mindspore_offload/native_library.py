@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-from mindspore_offload import machine
+from mindspore_offload import abi, machine
 
 PATH = Path(__file__).resolve().parent / "libmindspore_offload.so"
 
@@ -33,8 +33,8 @@ def load():
         ctypes.CDLL.
 
     Raises:
-        NativeLibraryError: If the library is missing, was built for another machine or is outside MindSpore's white
-            list, or if one of its environment variables has a value that can't be honoured.
+        NativeLibraryError: If the library is missing, was built for another machine or from other sources, or is
+            outside MindSpore's white list, or if one of its environment variables has a value that can't be honoured.
     """
     if platform.system() != "Linux":
         raise NativeLibraryError(f"the native library runs on Linux only, but this is {platform.system()}")
@@ -46,6 +46,7 @@ def load():
         library = ctypes.CDLL(str(PATH))
     except OSError as error:
         raise NativeLibraryError(f"{PATH} can't be loaded ({error}); {_REBUILD} on this machine") from error
+    _check_abi(library)
     for name in ("MindsporeOffloadBuild", "MindsporeOffloadIsa", "MindsporeOffloadSupportedIsas"):
         getattr(library, name).restype = ctypes.c_char_p
     library.MindsporeOffloadSetIsa.restype = ctypes.c_bool
@@ -55,6 +56,18 @@ def load():
     _set_isa(library)
     _set_threads(library)
     return library
+
+
+def _check_abi(library):
+    """Refuses a library that was built from other sources than this package: it would read its arguments wrongly."""
+    describe = getattr(library, "MindsporeOffloadAbi", lambda: b"")
+    describe.restype = ctypes.c_char_p
+    difference = abi.difference(describe().decode())
+    if difference:
+        raise NativeLibraryError(
+            f"{PATH} does not fit this version of the package: {difference}; {_REBUILD}, or in a checkout run "
+            f"'python setup.py build_ext --inplace'"
+        )
 
 
 def _set_isa(library):

@@ -8,12 +8,10 @@ padded with zeros. MindSpore is not imported here: the commands need the arithme
 
 from dataclasses import dataclass
 
+from mindspore_offload.abi import BLOCK
+
 # Parameters with fewer elements stay whole on every rank: an operation more would cost more than they do.
 MIN_SHARDED = 2**14
-
-# A piece is a multiple of this. So a block of a gradient, the unit in which the global norm is summed, lies in one
-# piece, and the sum has the same bits for any number of ranks. It is kBlock in csrc/sizes.h.
-BLOCK = 1024
 
 # The name of the state, int32 of shape (2,), that tells a rank's checkpoint from others: its rank, and their number.
 STATE = "shard"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mindspore_offload import native_library
-from mindspore_offload.coefficients import COLUMNS
+from mindspore_offload.abi import COLUMNS, STATUSES
 
-GOOD = 0
+GOOD = STATUSES.index("ok")
 
 
 def coefficients(rows=1):

@@ -16,7 +16,7 @@ from test_adapter import GOOD, coefficients
 from test_update import rounded
 
 from mindspore_offload import native_library
-from mindspore_offload.coefficients import COLUMNS
+from mindspore_offload.abi import COLUMNS
 
 TYPES = ("float32", "float16", "bfloat16")
 

@@ -7,13 +7,12 @@ import time
 
 import numpy as np
 
-from mindspore_offload import native_library
+from mindspore_offload import abi, native_library
 
 BYTES_A_PARAMETER = 28  # weight and both moments are read and written, the gradient is read
 
-# The row of the coefficient tensor, in the order of `struct AdamCoefficients` in csrc/adam.h: learning rate, weight
-# decay, decoupled decay, eps, clip, gradient scale, step, skip, beta1, beta2, nesterov.
-COEFFICIENTS = (1e-3, 0, 0, 1e-8, 1, 1, 0, 0, 0.9, 0.999, 0)
+# The row of the coefficient tensor; the other columns are 0.
+COEFFICIENTS = {"learning_rate": 1e-3, "eps": 1e-8, "clip": 1, "gradient_scale": 1, "beta1": 0.9, "beta2": 0.999}
 
 
 def memory_speed(size=2**24, steps=7):
@@ -33,7 +32,8 @@ def memory_speed(size=2**24, steps=7):
 
 def run_kernel(weight, moment1, moment2, gradient):
     """Runs one step of the kernel on float32 arrays of the same length, in place."""
-    coefficients, rows = np.array([COEFFICIENTS], np.float32), np.zeros((1, 3), np.int32)
+    coefficients = np.array([[COEFFICIENTS.get(column, 0) for column in abi.COLUMNS]], np.float32)
+    rows = np.zeros((1, len(abi.ROWS)), np.int32)
     token = np.zeros(1, np.float32)
     arrays = [coefficients, rows, weight, moment1, moment2, gradient, token]
     count = len(arrays)
@@ -47,5 +47,5 @@ def run_kernel(weight, moment1, moment2, gradient):
         None,
         None,
     )
-    if status != 0:
-        raise RuntimeError(f"the native kernel refused its arguments with status {status}")
+    if status != abi.STATUSES.index("ok"):
+        raise RuntimeError(f"the native kernel refused its arguments: {abi.STATUSES[status]}")

@@ -17,7 +17,7 @@
 
 namespace mindspore_offload {
 
-// One row of the coefficient tensor: the scalars of a step. The fields are the columns of coefficients.py, in order.
+// One row of the coefficient tensor: the scalars of a step. The fields are the columns of abi.py, in order.
 struct AdamCoefficients {
   float learning_rate;    // bias-corrected: lr * sqrt(1 - beta2^t) / (1 - beta1^t)
   float weight_decay;     // L2 penalty times loss_scale, because it is added before the gradient is unscaled

@@ -11,21 +11,9 @@ namespace mindspore_offload {
 namespace {
 
 constexpr size_t kFloatsOfSum = sizeof(double) / sizeof(float);
-constexpr int kLeading = 2;  // coefficients and rows, before the tensors
-constexpr size_t kColumns = 11;
-static_assert(sizeof(AdamCoefficients) == kColumns * sizeof(float), "a row of the coefficient tensor");
-
-// One row of the rows tensor.
-struct ParameterRow {
-  int32_t coefficients;  // the row of the coefficient tensor
-  int32_t key;           // for stochastic rounding: any number that differs between parameters
-  int32_t piece;         // the piece of the parameter that these tensors are: it has `piece` times their size before it
-};
-constexpr size_t kRowColumns = 3;
-static_assert(sizeof(ParameterRow) == kRowColumns * sizeof(int32_t), "a row of the rows tensor");
-
-// The inputs of an update, in their order.
-enum Role { kCoefficients, kRows, kParameter, kMoment1, kMoment2, kGradient, kMaster };
+constexpr int kLeading = kParameter;  // coefficients and rows, before the tensors
+constexpr size_t kColumns = sizeof(AdamCoefficients) / sizeof(float);
+constexpr size_t kRowColumns = sizeof(ParameterRow) / sizeof(int32_t);
 
 // The argument indices of one parameter's tensors; -1 for an absent tensor.
 struct ArgumentIndices {

@@ -5,6 +5,7 @@
 #ifndef MINDSPORE_OFFLOAD_CSRC_ARGUMENTS_H_
 #define MINDSPORE_OFFLOAD_CSRC_ARGUMENTS_H_
 
+#include <cstdint>
 #include <vector>
 
 #include "kernel.h"
@@ -14,10 +15,21 @@ namespace mindspore_offload {
 
 enum class Writeback { kInPlace, kAssign };
 
+// One row of the rows tensor.
+struct ParameterRow {
+  int32_t coefficients;  // the row of the coefficient tensor
+  int32_t key;           // for stochastic rounding: any number that differs between parameters
+  int32_t piece;         // the piece of the parameter that these tensors are: it has `piece` times their size before it
+};
+
+// The inputs of an update, in their order.
+enum Role { kCoefficients, kRows, kParameter, kMoment1, kMoment2, kGradient, kMaster };
+constexpr int kRoles = kMaster + 1;
+
 // Reads the arguments of an update. The inputs are the same lists for both writebacks:
 //
-//   coefficients   (rows, 11) float32, the fields of AdamCoefficients
-//   rows           (tensors, 3) int32: row of the coefficients, key of the parameter, index of the piece (0 if whole)
+//   coefficients   (rows, columns) float32, the fields of AdamCoefficients
+//   rows           (tensors, 3) int32, the fields of ParameterRow
 //   parameters     all of them in place; of an assign only those with 16 bits
 //   first moments, second moments (float32 or bfloat16), gradients
 //   masters        of the parameters with 16 bits

@@ -28,6 +28,7 @@ enum Status : int {
   kBadDecay = 7,    // an L2 penalty for a parameter that is not among the arguments
   kUnexpected = 8,  // any other exception: none is known
 };
+constexpr int kStatuses = kUnexpected + 1;
 
 // The arguments of a launch: inputs first, then outputs.
 struct Launch {

@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "abi.h"
 #include "arguments.h"
 #include "implementation.h"
 #include "kernel.h"
@@ -88,6 +89,8 @@ EXPORT const char* MindsporeOffloadBuild() noexcept {
   return "GCC " __VERSION__ ": " MINDSPORE_OFFLOAD_FLAGS;
 #endif
 }
+
+EXPORT const char* MindsporeOffloadAbi() noexcept { return DescriptionOfAbi(); }
 
 EXPORT const char* MindsporeOffloadIsa() noexcept { return ActiveImplementation().name; }
 

@@ -17,7 +17,7 @@ constexpr size_t kTile = 128;
 constexpr size_t kPrefetch = 512;
 
 // Elements of a block. A tensor is only cut at a multiple of this, counted from its first element: by the chunks of the
-// thread team, and by the pieces of a shard (BLOCK in shard.py). The squares of each block of a gradient are summed on
+// thread team, and by the pieces of a shard (BLOCK in abi.py). The squares of each block of a gradient are summed on
 // their own, and the sums of all blocks are then added in their order. So the norm depends neither on the number of
 // threads nor on that of ranks.
 constexpr size_t kBlock = 1024;

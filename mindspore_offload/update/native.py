@@ -9,8 +9,8 @@ from mindspore.ops import functional as F
 from mindspore.ops import signature as sig
 
 from mindspore_offload import host, native_library
-from mindspore_offload.coefficients import COLUMNS, PREPARED
-from mindspore_offload.shard import BLOCK
+from mindspore_offload.abi import BLOCK, COLUMNS, ROLES
+from mindspore_offload.coefficients import PREPARED
 from mindspore_offload.update.gradient import ClipAndDecay
 from mindspore_offload.update.sharded import Cut, Gather
 from mindspore_offload.update.writeback import FreshValue, Write, on_device
@@ -57,20 +57,14 @@ class _Update(nn.Cell):
         self.moment1 = ParameterTuple(each.moment1 for each in tensors)
         self.moment2 = ParameterTuple(each.moment2 for each in tensors)
         self.masters = ParameterTuple(each.master for each in tensors if each.master is not None)
-        inputs = {
-            "coefficients": 1,
-            "rows": 1,
-            "parameter": len(self.parameters),
-            "moment1": len(tensors),
-            "moment2": len(tensors),
-            "gradient": len(tensors),
-            "master": len(self.masters),
-        }
+        counts = {"coefficients": 1, "rows": 1, "parameter": len(self.parameters), "master": len(self.masters)}
+        inputs = {role: counts.get(role, len(tensors)) for role in ROLES}
         # Keep it in its own attribute. MindSpore misses the side effects of an operation taken from a tuple, and drops
         # it.
         self.update = _Operation(function, shapes, dtypes, inputs, written)
 
     def launch(self, coefficients, parameters, gradients):
+        # In the order of ROLES.
         return self.update(
             coefficients, self.rows, *parameters, *self.moment1, *self.moment2, *gradients, *self.masters
         )

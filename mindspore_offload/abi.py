@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The wire format: all that Python and the native library must have alike.
+
+The library describes its own side (csrc/abi.cc), and `native_library.load` refuses one that differs. MindSpore is not
+imported here: the commands need the numbers without it.
+"""
+
+from mindspore_offload.dtypes import ELEMENT_TYPES
+
+# The columns of the coefficient tensor, which csrc/adam.h explains.
+COLUMNS = (
+    "learning_rate",
+    "weight_decay",
+    "decoupled_decay",
+    "eps",
+    "clip",
+    "gradient_scale",
+    "step",
+    "skip",
+    "beta1",
+    "beta2",
+    "nesterov",
+)
+
+# For each parameter of an update: its row of coefficients, its key for stochastic rounding, the index of its piece.
+ROWS = ("coefficients", "key", "piece")
+
+# The inputs of an update. Each role is a list of tensors.
+ROLES = ("coefficients", "rows", "parameter", "moment1", "moment2", "gradient", "master")
+
+# The results of a launch, from 0.
+STATUSES = ("ok", "count", "pointer", "type", "shape", "row", "memory", "decay", "unexpected")
+
+# The dtypes of the arrays of moments, one for each moment format.
+MOMENTS = ("float32", "bfloat16")
+
+# Elements of a block, the unit in which the global norm is summed. A piece of a shard is a multiple of it, so the norm
+# has the same bits for any number of ranks.
+BLOCK = 1024
+
+
+def description():
+    """Returns Python's side of the wire format, in the words of the library: values by entry."""
+    entries = {
+        "columns": COLUMNS,
+        "rows": ROWS,
+        "roles": ROLES,
+        "statuses": STATUSES,
+        "elements": ELEMENT_TYPES,
+        "moments": MOMENTS,
+        "block": [BLOCK],
+    }
+    return {entry: " ".join(map(str, values)) for entry, values in entries.items()}
+
+
+def difference(text):
+    """Returns words about the first entry in which the library's `text` differs; None if there is none."""
+    found = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    own = description()
+    for entry in dict.fromkeys((*own, *found)):
+        if own.get(entry) != found.get(entry):
+            return (
+                f"{entry!r} is {found.get(entry, 'missing')!r} in the library, but {own.get(entry, 'missing')!r} in "
+                f"Python"
+            )
+    return None
