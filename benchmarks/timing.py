@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.process import progress
 from mindspore_offload.commands import oracle
 from mindspore_offload.commands.common import CommandError
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES
 
 SEED = 1
 
@@ -145,8 +145,9 @@ def _check(name, rival, result, data):
     error = 0
     for start in range(0, len(weight), CHECKED_AT_ONCE):
         part = slice(start, start + CHECKED_AT_ONCE)
-        expected, slack = oracle.adam_and_slack(weight[part], [gradient[part]] * 2, **rival.expected())
-        slack = slack if rival.moment_dtype == "bfloat16" else 0
+        expected, slack = oracle.adam_and_slack(
+            weight[part], [gradient[part]] * 2, **rival.expected(), moment_dtype=rival.moment_dtype
+        )
         error = max(error, oracle.worst_error(result[part], expected, rival.dtype, roundings, slack))
     if not error <= 1:
         raise CommandError(

@@ -6,7 +6,7 @@ The library describes its own side (csrc/abi.cc), and `native_library.load` refu
 imported here: the commands need the numbers without it.
 """
 
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 
 # The columns of the coefficient tensor, which csrc/adam.h explains.
 COLUMNS = (
@@ -32,9 +32,6 @@ ROLES = ("coefficients", "rows", "parameter", "moment1", "moment2", "gradient", 
 # The results of a launch, from 0.
 STATUSES = ("ok", "count", "pointer", "type", "shape", "row", "memory", "decay", "unexpected")
 
-# The dtypes of the arrays of moments, one for each moment format.
-MOMENTS = ("float32", "bfloat16")
-
 # Elements of a block, the unit in which the global norm is summed. A piece of a shard is a multiple of it, so the norm
 # has the same bits for any number of ranks.
 BLOCK = 1024
@@ -48,7 +45,7 @@ def description():
         "roles": ROLES,
         "statuses": STATUSES,
         "elements": ELEMENT_TYPES,
-        "moments": MOMENTS,
+        "moments": [row.dtype for row in MOMENT_FORMATS.values()],
         "block": [BLOCK],
     }
     return {entry: " ".join(map(str, values)) for entry, values in entries.items()}

@@ -15,6 +15,7 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from mindspore_offload import checks, ranks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
+from mindspore_offload.formats import moment_format
 from mindspore_offload.net_parameters import check_frozen
 from mindspore_offload.rows import Rows
 from mindspore_offload.states.foreign import ForeignCheckpoint
@@ -219,7 +220,7 @@ class AdamOffload(GuardedAttributes):
         checks.device(self.cls_name, self.parameters, is_stock=operation is stock)
         own = ranks.of_this_process(self.cls_name) if shard_states else ranks.ALONE
         clip, skip, unscale = max_grad_norm is not None, skip_nonfinite, is_dynamic or self.need_scale
-        stochastic = moment_dtype != mstype.float32
+        stochastic = moment_format(moment_dtype).is_stochastic
         features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
 
         rows = Rows(self)

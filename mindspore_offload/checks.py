@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, context, ops
 from mindspore import dtype as mstype
 
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 from mindspore_offload.net_parameters import check_replaced
 
 FLOATS = tuple(getattr(mstype, name) for name in ELEMENT_TYPES)
@@ -225,11 +225,9 @@ def device(cls_name, checked, is_stock):
 
 
 def _check_moment_dtype(cls_name, value):
-    if value not in (mstype.float32, mstype.bfloat16):
-        raise ValueError(
-            f"For '{cls_name}', the argument 'moment_dtype' must be mindspore.float32 or mindspore.bfloat16, "
-            f"but got {value!r}."
-        )
+    if value not in tuple(getattr(mstype, name) for name in MOMENT_FORMATS):
+        names = " or ".join(f"mindspore.{name}" for name in MOMENT_FORMATS)
+        raise ValueError(f"For '{cls_name}', the argument 'moment_dtype' must be {names}, but got {value!r}.")
 
 
 class Gradients(ops.PrimitiveWithInfer):

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any, Optional, Union
 
 from mindspore_offload import footprint
-from mindspore_offload.dtypes import ELEMENT_TYPES
 from mindspore_offload.footprint import Footprint, Size
+from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 
-MOMENT_DTYPES = ("float32", "bfloat16")
+MOMENT_DTYPES = tuple(MOMENT_FORMATS)
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
 
 
@@ -98,7 +98,8 @@ def estimate(
         )
     if moment_dtype not in MOMENT_DTYPES:
         raise ValueError(
-            f"For 'estimate', the argument 'moment_dtype' must be 'float32' or 'bfloat16', but got {moment_dtype!r}."
+            f"For 'estimate', the argument 'moment_dtype' must be {' or '.join(map(repr, MOMENT_DTYPES))}, but got "
+            f"{moment_dtype!r}."
         )
     if shard_states and not (devices >= 2 and devices == int(devices)):
         raise ValueError(

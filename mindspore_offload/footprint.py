@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MOMENT_FORMATS, MomentFormat
 from mindspore_offload.shard import piece_size
 
 
@@ -85,7 +85,7 @@ def offloaded(
         total.device_weights += own * size.size
         total.device_gradients += own * size.size
         if size.size < min_offload_size:
-            total.device_states += _state_bytes(size.dtype, "float32") * size.size
+            total.device_states += _state_bytes(size, EXACT, size.size)
             if gradients_wait:  # the norm is the one of all gradients
                 total.host_others += own * size.size
                 total.to_host += own * size.size
@@ -95,7 +95,7 @@ def offloaded(
         if gradients_wait:
             total.host_others += own * updated
             total.host_traffic += own * updated
-        states = _state_bytes(size.dtype, moment_dtype) * updated
+        states = _state_bytes(size, MOMENT_FORMATS[moment_dtype], updated)
         to_host = (own if size.dtype == "float32" else 2 * own) * updated
         total.host_states += states
         total.to_host += to_host
@@ -110,14 +110,14 @@ def offloaded(
 def on_device(name: str, sizes: list[Size], has_masters: bool = False) -> Footprint:
     """Returns the footprint of states on the device: moments in the dtype of the parameter, or float32 with masters."""
     own = sum(ELEMENT_TYPES[size.dtype].size * size.size for size in sizes)
-    states = sum(_state_bytes(size.dtype, "float32") * size.size for size in sizes) if has_masters else 2 * own
+    states = sum(_state_bytes(size, EXACT, size.size) for size in sizes) if has_masters else 2 * own
     return Footprint(name, device_weights=own, device_gradients=own, device_states=states)
 
 
-def _state_bytes(dtype: str, moment_dtype: str) -> int:
-    """Returns the bytes of both moments, and of the float32 master of a 16-bit parameter, per element."""
-    master = 0 if dtype == "float32" else ELEMENT_TYPES["float32"].size
-    return 2 * ELEMENT_TYPES[moment_dtype].size + master
+def _state_bytes(size: Size, moments: MomentFormat, updated: int) -> int:
+    """Returns the bytes of both moments, and of the float32 master of a 16-bit parameter, for `updated` elements."""
+    master = 0 if size.dtype == "float32" else ELEMENT_TYPES["float32"].size
+    return moments.bytes(updated) + master * updated
 
 
 def move_to_host(footprint: Footprint) -> None:

@@ -20,7 +20,7 @@ from mindspore import Parameter, Tensor, save_checkpoint
 from mindspore_offload import commands
 from mindspore_offload.commands import main, sizes
 from mindspore_offload.commands.common import CommandError
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES
 
 SOURCE_TREE = Path(commands.__file__).parents[2]
 

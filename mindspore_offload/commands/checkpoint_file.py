@@ -11,7 +11,7 @@ import math
 import struct
 from typing import NamedTuple
 
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES
 
 METADATA = "__metadata__"  # in the header of a safetensors file, beside the tensors
 CHECKSUM_TEXT = "crc_num"  # the name of the checksum in it

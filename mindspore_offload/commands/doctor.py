@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mindspore_offload import __version__, machine, native_library
 from mindspore_offload.commands.common import one_line
+from mindspore_offload.formats import EXACT, MOMENT_FORMATS
 
 HELP = "prints checks of everything that is used on this machine, and a cure for each fault"
 
@@ -173,11 +174,12 @@ def _training(device):
                 yield Finding("training step", SKIPPED, f"{host_kernel}, {writeback}: without the native library")
             else:
                 yield _step(training_check, host_kernel, writeback, WARNING, f"use host_kernel='{other}'")
-    if _native_works():
-        cure = "use moment_dtype=mindspore.float32"
-        yield _step(training_check, "native", "auto", WARNING, cure, moment_dtype="bfloat16")
-    else:
-        yield Finding("training step", SKIPPED, "bfloat16 moments: without the native library")
+    for moments in MOMENT_FORMATS.values():
+        if moments.is_stochastic and _native_works():
+            cure = f"use moment_dtype=mindspore.{EXACT.name}"
+            yield _step(training_check, "native", "auto", WARNING, cure, moment_dtype=moments.name)
+        elif moments.is_stochastic:
+            yield Finding("training step", SKIPPED, f"{moments.name} moments: without the native library")
     yield _speed(device) if default.state == OK else Finding("speed", SKIPPED, "not measured without a right step")
 
 

@@ -10,8 +10,8 @@ import json
 from mindspore_offload import machine, native_library
 from mindspore_offload.commands import sizes
 from mindspore_offload.commands.common import CommandError, positive, whole_number, whole_number_or_0
-from mindspore_offload.dtypes import ELEMENT_TYPES
 from mindspore_offload.estimation import MOMENT_DTYPES, MOST, estimate
+from mindspore_offload.formats import ELEMENT_TYPES
 
 HELP = "prints the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
 

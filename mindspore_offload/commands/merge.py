@@ -14,7 +14,7 @@ from mindspore_offload.commands.checkpoint_source import Source, is_safetensors
 from mindspore_offload.commands.checkpoint_writer import Output
 from mindspore_offload.commands.common import CommandError
 from mindspore_offload.commands.rank_files import SAME_STEP, in_order, layout_of
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES
 
 HELP = "merges the checkpoints that all ranks of a sharded optimizer saved into one whole checkpoint"
 

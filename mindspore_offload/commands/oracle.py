@@ -4,10 +4,9 @@
 
 import numpy as np
 
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
-BFLOAT16_UNIT = 2.0 ** -ELEMENT_TYPES["bfloat16"].fraction_bits  # the largest relative distance of two neighbours
 
 
 def adam(weight, gradients, **settings):
@@ -24,15 +23,17 @@ def adam_and_slack(
     bias_correction=True,
     eps_on_corrected_root=False,
     decoupled=False,
+    moment_dtype="float32",
 ):
     """Returns the weight after one step for each of `gradients`, with the constants rounded to float32, and its slack.
 
-    The slack bounds the error of an element if each step leaves both moments as one of their neighbours in bfloat16.
+    The slack bounds the error of an element if each step leaves both moments as a neighbour in `moment_dtype`.
 
     The decay is an L2 penalty, or decoupled as in AdamW. `eps_on_corrected_root` adds eps where PyTorch does.
     """
     beta1, beta2 = float(np.float32(BETA1)), float(np.float32(BETA2))
     rest1, rest2 = float(np.float32(1) - np.float32(BETA1)), float(np.float32(1) - np.float32(BETA2))
+    unit = MOMENT_FORMATS[moment_dtype].unit
     weight = np.asarray(weight, np.float64)
     m = v = 0.0
     m_error = v_error = slack = 0.0
@@ -42,8 +43,8 @@ def adam_and_slack(
             weight = weight - learning_rate * weight_decay * weight
         else:
             gradient = gradient + weight_decay * weight
-        m_error = beta1 * (m_error + BFLOAT16_UNIT * (np.abs(m) + m_error))
-        v_error = beta2 * (v_error + BFLOAT16_UNIT * (v + v_error))
+        m_error = beta1 * (m_error + unit * (np.abs(m) + m_error))
+        v_error = beta2 * (v_error + unit * (v + v_error))
         m = beta1 * m + rest1 * gradient
         v = beta2 * v + rest2 * gradient**2
         correction1, correction2 = (1 - beta1**t, 1 - beta2**t) if bias_correction else (1, 1)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 from mindspore_offload.commands.checkpoint_file import MAP
 from mindspore_offload.commands.checkpoint_source import Source
 from mindspore_offload.commands.common import CommandError
+from mindspore_offload.formats import MOMENT_FORMATS, MOMENT_NAMES
 from mindspore_offload.shard import STATE, piece_size
 
 # The states that no parameter has: they are whole, and equal on all ranks.
 COUNTERS = re.compile(r"beta[12]_power|learning_rate(_group_\d+)?|global_(step|norm)|skipped_steps")
-STATE_DTYPES = {"moment1": ("float32", "bfloat16"), "moment2": ("float32", "bfloat16"), "master": ("float32",)}
+STATE_DTYPES = {name: [row.dtype for row in MOMENT_FORMATS.values()] for name in MOMENT_NAMES} | {"master": ["float32"]}
 
 SAME_STEP = "give the files that all ranks of one training saved in the same step"
 

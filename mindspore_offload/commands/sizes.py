@@ -8,8 +8,8 @@ import re
 from mindspore_offload.commands import user_net
 from mindspore_offload.commands.checkpoint_source import Source
 from mindspore_offload.commands.common import CommandError
-from mindspore_offload.dtypes import ELEMENT_TYPES
 from mindspore_offload.footprint import Size
+from mindspore_offload.formats import ELEMENT_TYPES
 
 # Names in a training checkpoint that are no weights: states of optimizers, and statistics of normalization layers.
 NO_WEIGHT = re.compile(

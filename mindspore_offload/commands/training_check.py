@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore_offload import AdamOffload
 from mindspore_offload.commands import oracle
 from mindspore_offload.commands.common import one_line
-from mindspore_offload.dtypes import ELEMENT_TYPES
+from mindspore_offload.formats import ELEMENT_TYPES
 
 SIZE = 1001  # no multiple of a vector's length
 SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.01, "loss_scale": 1024.0}
@@ -61,8 +61,7 @@ def error_of_steps(dtype, host_kernel, writeback, moment_dtype):
     for value in inputs:
         train(value)
     scaled = [_float64(value) * SETTINGS["loss_scale"] for value in inputs]
-    expected, slack = oracle.adam_and_slack(_float64(start), scaled, **SETTINGS)
-    slack = slack if moment_dtype == "bfloat16" else 0
+    expected, slack = oracle.adam_and_slack(_float64(start), scaled, **SETTINGS, moment_dtype=moment_dtype)
     return oracle.worst_error(_float64(net.weight), expected, dtype, slack=slack)
 
 

@@ -2,6 +2,7 @@
 
 """The states of an optimizer: one parameter's tensors, the memory they lie in, and the buckets they are updated in."""
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Optional
@@ -10,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
+from mindspore_offload import formats
 from mindspore_offload.shard import Piece, piece_of
 from mindspore_offload.states import memory
 from mindspore_offload.states.state import clone_of, forget_clones, new_state, shard_state
@@ -23,8 +25,8 @@ class ParameterStates:
 
     Attributes:
         parameter (Parameter): The parameter, of dtype float32, float16 or bfloat16.
-        moment1, moment2 (Parameter): Its moments, float32 or bfloat16; in its shape, or in that of the piece.
-        master (Optional[Parameter]): The float32 master of a 16-bit parameter, likewise. None for float32.
+        moment1, moment2 (Parameter): Its moments, or those of the piece, in a `MomentFormat`.
+        master (Optional[Parameter]): The float32 master of a 16-bit parameter, of `shape`. None for float32.
         key (int): The key of its stochastic rounding, 32 bits. See `keys_of`.
         row (int): Its row of the coefficient tensor.
         has_decay (bool): True if that row has a weight decay.
@@ -46,6 +48,16 @@ class ParameterStates:
     def states(self):
         """The moments and the master."""
         return [state for state in (self.moment1, self.moment2, self.master) if state is not None]
+
+    @property
+    def shape(self):
+        """The shape of what this rank updates: the piece, or the parameter."""
+        return (self.piece.size,) if self.piece else tuple(self.parameter.shape)
+
+    @property
+    def size(self):
+        """The elements of what this rank updates."""
+        return math.prod(self.shape)
 
     @property
     def weight(self):
@@ -75,14 +87,22 @@ def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_small):
     outside, and copies it into the master.
     """
     piece = None if is_small else piece_of(parameter.size, *ranks)
-    dtypes = dict.fromkeys(("moment1", "moment2"), mstype.float32 if is_small else moment_dtype)
+    shape = (piece.size,) if piece else tuple(parameter.shape)
+    moments = formats.EXACT if is_small else formats.moment_format(moment_dtype)
+    kinds = {name: (moments.shape(shape), moments.dtype, moments.loads) for name in formats.MOMENT_NAMES}
     if parameter.dtype != mstype.float32:
-        dtypes["master"] = mstype.float32
-    shape = (piece.size,) if piece else parameter.shape
-    arrays = memory.zeros(shape, [Tensor(0, dtype).asnumpy().dtype for dtype in dtypes.values()])
-    states = {prefix: clone_of(parameter, prefix, array, piece) for prefix, array in zip(dtypes, arrays)}
-    moments = states["moment1"], states["moment2"]
-    return ParameterStates(parameter, *moments, states.get("master"), key, row, has_decay, is_small, piece)
+        kinds["master"] = shape, "float32", ()
+    arrays = memory.zeros([(each, _numpy_dtype(dtype)) for each, dtype, _ in kinds.values()])
+    states = {
+        prefix: clone_of(parameter, prefix, array, loads, piece)
+        for (prefix, (_, _, loads)), array in zip(kinds.items(), arrays)
+    }
+    own = [states[name] for name in formats.MOMENT_NAMES]
+    return ParameterStates(parameter, *own, states.get("master"), key, row, has_decay, is_small, piece)
+
+
+def _numpy_dtype(name):
+    return Tensor(0, getattr(mstype, name)).asnumpy().dtype
 
 
 def counter(name, value, dtype):

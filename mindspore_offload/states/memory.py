@@ -17,20 +17,22 @@ HUGE_PAGE = 2 * 1024 * 1024  # bytes, on x86-64 and on most aarch64 kernels; a s
 GAP = 21 * 4096 + 1024
 
 
-def zeros(shape, dtypes):
-    """Returns an array of zeros for each numpy dtype of a list; they lie one behind the other.
+def zeros(kinds):
+    """Returns an array of zeros for each shape and numpy dtype of a list; they lie one behind the other.
 
     They have no memory yet: the operating system hands out a page when the update first touches it. An initializer
     would write every byte now, which takes longer than compiling a large net. The pages are huge where the system has
     them: in pages of 4 KiB, the page faults of a large model's first step take seconds.
     """
-    elements = math.prod(shape)
-    sizes = [elements * np.dtype(dtype).itemsize for dtype in dtypes]
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in kinds]
     if min(sizes) < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return [np.zeros(shape, dtype) for dtype in dtypes]
+        return [np.zeros(shape, dtype) for shape, dtype in kinds]
     distances = [-(-size // mmap.PAGESIZE) * mmap.PAGESIZE + GAP for size in sizes]
     memory = mmap.mmap(-1, sum(distances), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
-    starts = [GAP + sum(distances[:i]) for i in range(len(dtypes))]
-    return [np.frombuffer(memory, dtype, elements, start).reshape(shape) for dtype, start in zip(dtypes, starts)]
+    starts = [GAP + sum(distances[:i]) for i in range(len(kinds))]
+    return [
+        np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
+        for (shape, dtype), start in zip(kinds, starts)
+    ]

@@ -37,10 +37,11 @@ def shard_state(ranks):
     return new_state(shard.STATE, np.array(ranks, np.int32), _Shard)
 
 
-def clone_of(parameter, prefix, array, piece=None):
+def clone_of(parameter, prefix, array, loads, piece=None):
     """Returns the state ``<prefix>.<name of parameter>`` whose memory is `array`, as a clone of the parameter.
 
-    With a `Piece` it is this piece of the state.
+    `loads` are the names of the dtypes that a checkpoint may bring, if there are others than its own. With a `Piece` it
+    is this piece of the state.
 
     In MindSpore's sense: it has the parameter's settings, and the parameter lists it. Semi-automatic parallel slices
     exactly the clones of a parameter as it slices the parameter.
@@ -52,8 +53,8 @@ def clone_of(parameter, prefix, array, piece=None):
     state.name = name
     state.requires_aggr = parameter.requires_aggr
     state.piece, state.whole_shape = piece, tuple(parameter.shape)
-    if prefix != "master":
-        state.loadable_dtype = _either_dtype_of_moments(state.own_dtype)
+    if loads:
+        state.loadable_dtype = _loadable_dtype(state.own_dtype, loads)
     info = parameter.param_info
     info.cloned_obj = [*getattr(info, "cloned_obj", []), state]
     return state
@@ -67,25 +68,24 @@ def forget_clones(parameters, clones):
         info.cloned_obj = [clone for clone in getattr(info, "cloned_obj", []) if id(clone) not in forgotten]
 
 
-_MOMENT_BITS = {mstype.float32: 32, mstype.bfloat16: 16}
+@functools.cache
+def _loadable_dtype(dtype, loads):
+    """Returns this dtype, which equals all those whose names are in `loads`.
 
-
-def _either_dtype_of_moments(dtype):
-    """Returns this dtype, which also equals the other one that moments may have.
-
-    `load_param_into_net` compares a state's dtype with that in the checkpoint. The state then converts to its own.
+    `load_param_into_net` compares it with the dtype in the checkpoint. The state then converts to its own.
     """
+    others = tuple(getattr(mstype, name) for name in loads)
 
-    class EitherDtype(type(dtype)):
+    class LoadableDtype(type(dtype)):
         def __eq__(self, other):
-            return other in _MOMENT_BITS
+            return other in others
 
         def __ne__(self, other):
             return not self == other
 
         __hash__ = type(dtype).__hash__
 
-    return EitherDtype(_MOMENT_BITS[dtype])
+    return LoadableDtype(8 * Tensor(0, dtype).itemsize)
 
 
 # MindSpore loads one parameter after the other, so a refusal comes too late for those before it.

@@ -11,11 +11,11 @@ optimizer, it updates the states of its bucket, and writes the parameters as `wr
 import itertools
 import warnings
 
-from mindspore import dtype as mstype
 from mindspore import nn
 
 from mindspore_offload import native_library
 from mindspore_offload.callers import users_stacklevel
+from mindspore_offload.formats import moment_format
 from mindspore_offload.states import buckets
 from mindspore_offload.update import native, stock
 
@@ -28,7 +28,7 @@ def choose(host_kernel, cls_name, moment_dtype, shard_states):
     """Returns the module that `host_kernel` ("auto", "native" or "stock") stands for on this machine.
 
     Raises:
-        ValueError: If `host_kernel` is unknown, or is "stock" where moments are bfloat16 or states are sharded.
+        ValueError: If `host_kernel` is unknown, or is "stock" where moments are rounded or states are sharded.
         RuntimeError: If it is "native" and the native library can't be used. "auto" warns once and falls back to stock.
     """
     if host_kernel not in HOST_KERNELS:
@@ -39,8 +39,8 @@ def choose(host_kernel, cls_name, moment_dtype, shard_states):
     needs_native = None
     if shard_states:
         needs_native = "'shard_states' is True"
-    elif moment_dtype != mstype.float32:
-        needs_native = "'moment_dtype' is bfloat16"
+    elif moment_format(moment_dtype).is_stochastic:
+        needs_native = f"'moment_dtype' is {moment_format(moment_dtype).name}"
     if needs_native and host_kernel == "stock":
         raise ValueError(
             f"For '{cls_name}', the argument 'host_kernel' must be 'auto' or 'native' if {needs_native}, but got "

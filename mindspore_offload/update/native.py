@@ -11,6 +11,7 @@ from mindspore.ops import signature as sig
 from mindspore_offload import host, native_library
 from mindspore_offload.abi import BLOCK, COLUMNS, ROLES
 from mindspore_offload.coefficients import PREPARED
+from mindspore_offload.formats import MOMENT_NAMES
 from mindspore_offload.update.gradient import ClipAndDecay
 from mindspore_offload.update.sharded import Cut, Gather
 from mindspore_offload.update.writeback import FreshValue, Write, on_device
@@ -29,7 +30,7 @@ def norm(tensors):
 
 # Gradients are only read. But MindSpore simplifies a product with ones to the other factor, so a gradient may be the
 # memory of a parameter, which this or an earlier bucket writes. It leaves alone what is declared as written.
-_WRITTEN = ("moment1", "moment2", "gradient", "master")
+_WRITTEN = (*MOMENT_NAMES, "gradient", "master")
 
 
 class _Update(nn.Cell):
@@ -102,7 +103,7 @@ class _Assign(_Update):
             [each.parameter for each in tensors if each.master is not None],
             _WRITTEN,
             # MindSpore takes an output of shape () for a number, so declare it as (1,).
-            tuple(tuple(each.moment1.shape) or (1,) for each in tensors),
+            tuple(each.shape or (1,) for each in tensors),
             tuple(each.parameter.dtype for each in tensors),
         )
         self.has_masters = len(self.masters) > 0
@@ -144,7 +145,7 @@ class _Norm(nn.Cell):
 
     def __init__(self, tensors):
         super().__init__(auto_prefix=False)
-        counts = [-(-each.moment1.size // BLOCK) for each in tensors]
+        counts = [-(-each.size // BLOCK) for each in tensors]
         is_piece = [each.piece is not None for each in tensors]
         self.rows = Tensor(np.array(list(zip(counts, is_piece)), np.int32))
         self.gather = ops.AllGather() if any(is_piece) else None
