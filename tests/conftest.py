@@ -30,9 +30,34 @@ def pytest_runtest_setup():
     ms.set_seed(1)
 
 
-@pytest.fixture(params=["native", "stock"])
+@pytest.fixture(params=["native", pytest.param("stock", marks=pytest.mark.full)])
 def host_kernel(request):
     """Each of the two host operations; both make the same promises."""
+    return request.param
+
+
+@pytest.fixture(params=["in_place", "assign"])
+def writeback(request):
+    return request.param
+
+
+@pytest.fixture
+def library():
+    """The native library, whose threads and instruction set a test may change."""
+    library = native_library.load()
+    threads, isa = library.MindsporeOffloadThreads(), library.MindsporeOffloadIsa()
+    yield library
+    library.MindsporeOffloadSetThreads(threads)
+    library.MindsporeOffloadSetIsa(isa)
+
+
+@pytest.fixture(params=["baseline", "avx2"])
+def isa(request, library):
+    """Each instruction set that this machine runs."""
+    if request.param not in library.MindsporeOffloadSupportedIsas().decode().split():
+        pytest.skip(f"this machine does not run {request.param}")
+    assert library.MindsporeOffloadSetIsa(request.param.encode())
+    assert library.MindsporeOffloadIsa() == request.param.encode()
     return request.param
 
 

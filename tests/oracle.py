@@ -10,7 +10,10 @@ import numpy as np
 
 
 class Oracle:
-    """Adam for a list of arrays: its state, and its step."""
+    """Adam for a list of arrays: its state, and its step.
+
+    `learning_rate` and `weight_decay` are one number for all arrays, or one for each. `change` sets them between steps.
+    """
 
     def __init__(
         self,
@@ -25,19 +28,28 @@ class Oracle:
         max_grad_norm=None,
     ):
         single = np.float32
-        self.max_grad_norm = max_grad_norm
-        self.learning_rate, self.eps, self.use_nesterov = float(single(learning_rate)), float(single(eps)), use_nesterov
+        self.weights = [np.asarray(weight, np.float64) for weight in weights]
+        self.change(learning_rate, weight_decay, loss_scale)
+        self.max_grad_norm, self.eps, self.use_nesterov = max_grad_norm, float(single(eps)), use_nesterov
         self.beta1, self.beta2 = float(single(beta1)), float(single(beta2))
         self.rest1, self.rest2 = float(single(1) - single(beta1)), float(single(1) - single(beta2))
-        self.weight_decay = float(single(weight_decay * loss_scale))
-        self.unscale = float(single(1 / loss_scale))
         self.power1 = self.power2 = single(1)
-        self.weights = [np.asarray(weight, np.float64) for weight in weights]
         self.moment1 = [np.zeros_like(weight) for weight in self.weights]
         self.moment2 = [np.zeros_like(weight) for weight in self.weights]
         # The largest terms that each moment was summed from. Terms may cancel, but their rounding errors remain.
         self.reach1 = [np.zeros_like(weight) for weight in self.weights]
         self.reach2 = [np.zeros_like(weight) for weight in self.weights]
+        # The units in the last place that a moment may be off.
+        is_prepared = max_grad_norm is not None or np.any(self.weight_decay)
+        self.moment_units = PREPARED_MOMENT_UNITS if is_prepared else MOMENT_UNITS
+
+    def change(self, learning_rate, weight_decay=0.0, loss_scale=1.0):
+        self.learning_rate = self._one_for_each(learning_rate)
+        self.weight_decay = self._one_for_each(np.multiply(weight_decay, loss_scale))
+        self.unscale = float(np.float32(1 / loss_scale))
+
+    def _one_for_each(self, value):
+        return np.broadcast_to(np.asarray(value, np.float32).astype(np.float64), len(self.weights))
 
     def step(self, gradients, weights=None):
         """Takes one step. `weights` are the optimizer's float32 weights before its step, used for the decay.
@@ -49,8 +61,8 @@ class Oracle:
         factors = self.clip_factors([gradient * self.unscale for gradient in gradients])
         for i, (scaled, weight) in enumerate(zip(gradients, weights or self.weights)):
             scaled, weight = scaled * factors[i], np.asarray(weight, np.float64)
-            gradient = self.decayed(scaled, weight) * self.unscale
-            gradient_reach = (np.abs(scaled) + np.abs(self.weight_decay * weight)) * self.unscale
+            gradient = self.decayed(i, scaled, weight) * self.unscale
+            gradient_reach = (np.abs(scaled) + np.abs(self.weight_decay[i] * weight)) * self.unscale
             reach1 = self.beta1 * np.abs(self.moment1[i]) + self.rest1 * gradient_reach
             reach2 = self.beta2 * self.moment2[i] + self.rest2 * np.abs(gradient) * gradient_reach
             self.reach1[i], self.reach2[i] = np.maximum(self.reach1[i], reach1), np.maximum(self.reach2[i], reach2)
@@ -60,12 +72,7 @@ class Oracle:
             direction = self.moment1[i]
             if self.use_nesterov:
                 direction = self.beta1 * self.moment1[i] + self.rest1 * gradient
-            self.weights[i] = self.updated(self.weights[i], direction, self.moment2[i])
-
-    @property
-    def moment_units(self):
-        """The units in the last place that a moment may be off."""
-        return MOMENT_UNITS if self.max_grad_norm is None else CLIPPED_MOMENT_UNITS
+            self.weights[i] = self.updated(i, self.weights[i], direction, self.moment2[i])
 
     def clip_factors(self, gradients):
         """Returns a factor for each gradient; together they bound the global norm."""
@@ -74,14 +81,14 @@ class Oracle:
             factor = self.max_grad_norm / max(global_norm(gradients), self.max_grad_norm)
         return [factor] * len(gradients)
 
-    def decayed(self, gradient, weight):
-        return gradient + self.weight_decay * weight
+    def decayed(self, i, gradient, weight):
+        return gradient + self.weight_decay[i] * weight
 
-    def rate(self):
-        return self.learning_rate * np.sqrt(1 - float(self.power2)) / (1 - float(self.power1))
+    def rate(self, i):
+        return self.learning_rate[i] * np.sqrt(1 - float(self.power2)) / (1 - float(self.power1))
 
-    def updated(self, weight, direction, moment2):
-        return weight - self.rate() * direction / (np.sqrt(moment2) + self.eps)
+    def updated(self, i, weight, direction, moment2):
+        return weight - self.rate(i) * direction / (np.sqrt(moment2) + self.eps)
 
 
 def global_norm(gradients):
@@ -92,55 +99,59 @@ class AdamW(Oracle):
     """Loshchilov and Hutter, algorithm 2: decay outside the gradient, eps added to the bias-corrected root."""
 
     def __init__(self, weights, weight_decay=0.01, **settings):
-        super().__init__(weights, weight_decay=0.0, **settings)
-        self.decay = float(np.float32(weight_decay))
+        super().__init__(weights, weight_decay=weight_decay, **settings)
 
-    def updated(self, weight, direction, moment2):
-        return self.moved(weight - self.learning_rate * self.decay * weight, direction, moment2)
+    def change(self, learning_rate, weight_decay=0.01, loss_scale=1.0):
+        super().change(learning_rate, 0.0, loss_scale)
+        self.decay = self._one_for_each(weight_decay)
 
-    def moved(self, weight, direction, moment2):
+    def updated(self, i, weight, direction, moment2):
+        return self.moved(i, weight - self.learning_rate[i] * self.decay[i] * weight, direction, moment2)
+
+    def moved(self, i, weight, direction, moment2):
         root = np.sqrt(moment2 / (1 - float(self.power2)))
-        return weight - self.learning_rate / (1 - float(self.power1)) * direction / (root + self.eps)
+        return weight - self.learning_rate[i] / (1 - float(self.power1)) * direction / (root + self.eps)
 
 
 class NoUpdate(Oracle):
-    def updated(self, weight, direction, moment2):
+    def updated(self, i, weight, direction, moment2):
         return weight
 
 
 class NoBiasCorrection(Oracle):
-    def rate(self):
-        return self.learning_rate
+    def rate(self, i):
+        return self.learning_rate[i]
 
 
 class OneStepAhead(Oracle):
-    def rate(self):
+    def rate(self, i):
         power1, power2 = float(self.power1) * self.beta1, float(self.power2) * self.beta2
-        return self.learning_rate * np.sqrt(1 - power2) / (1 - power1)
+        return self.learning_rate[i] * np.sqrt(1 - power2) / (1 - power1)
 
 
 class EpsOnCorrectedRoot(Oracle):
-    def updated(self, weight, direction, moment2):
+    def updated(self, i, weight, direction, moment2):
         root = np.sqrt(moment2 / (1 - float(self.power2)))
-        return weight - self.learning_rate / (1 - float(self.power1)) * direction / (root + self.eps)
+        return weight - self.learning_rate[i] / (1 - float(self.power1)) * direction / (root + self.eps)
 
 
 class EpsInsideRoot(Oracle):
-    def updated(self, weight, direction, moment2):
-        return weight - self.rate() * direction / np.sqrt(moment2 + self.eps)
+    def updated(self, i, weight, direction, moment2):
+        return weight - self.rate(i) * direction / np.sqrt(moment2 + self.eps)
 
 
 class DecoupledDecay(Oracle):
-    def decayed(self, gradient, weight):
+    def decayed(self, i, gradient, weight):
         return gradient
 
-    def updated(self, weight, direction, moment2):
-        return super().updated(weight * (1 - self.learning_rate * self.weight_decay), direction, moment2)
+    def updated(self, i, weight, direction, moment2):
+        weight = weight * (1 - self.learning_rate[i] * self.weight_decay[i])
+        return super().updated(i, weight, direction, moment2)
 
 
 class DecayAfterUnscaling(Oracle):
-    def decayed(self, gradient, weight):
-        return gradient + self.weight_decay / self.unscale * weight
+    def decayed(self, i, gradient, weight):
+        return gradient + self.weight_decay[i] / self.unscale * weight
 
 
 class NesterovIgnored(Oracle):
@@ -152,28 +163,28 @@ class NesterovIgnored(Oracle):
 class ExactConstants(Oracle):
     """Computes 1 - beta exactly, not in float32."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.rest1, self.rest2 = 1 - 0.9, 1 - 0.999
+    def __init__(self, *args, beta1=0.9, beta2=0.999, **kwargs):
+        super().__init__(*args, beta1=beta1, beta2=beta2, **kwargs)
+        self.rest1, self.rest2 = 1 - beta1, 1 - beta2
 
 
 class PenaltyForDecay(AdamW):
     """Adds the decay to the gradient, as an L2 penalty."""
 
-    def __init__(self, weights, weight_decay=0.01, **settings):
-        super().__init__(weights, weight_decay=0.0, **settings)
-        self.weight_decay = float(np.float32(weight_decay))
+    def change(self, learning_rate, weight_decay=0.01, loss_scale=1.0):
+        super().change(learning_rate, 0.0, loss_scale)
+        self.weight_decay = self._one_for_each(weight_decay)
 
 
 class DecayAfterUpdate(AdamW):
-    def updated(self, weight, direction, moment2):
-        weight = self.moved(weight, direction, moment2)
-        return weight - self.learning_rate * self.decay * weight
+    def updated(self, i, weight, direction, moment2):
+        weight = self.moved(i, weight, direction, moment2)
+        return weight - self.learning_rate[i] * self.decay[i] * weight
 
 
 class EpsOnUncorrectedRoot(AdamW):
-    def moved(self, weight, direction, moment2):
-        return weight - self.rate() * direction / (np.sqrt(moment2) + self.eps)
+    def moved(self, i, weight, direction, moment2):
+        return weight - self.rate(i) * direction / (np.sqrt(moment2) + self.eps)
 
 
 class NormBeforeUnscaling(AdamW):
@@ -189,8 +200,8 @@ class NormOfEachTensor(AdamW):
 class ClippedPenalty(Oracle):
     """Clips the L2 penalty together with the gradient."""
 
-    def decayed(self, gradient, weight):
-        return gradient + self.factor * self.weight_decay * weight
+    def decayed(self, i, gradient, weight):
+        return gradient + self.factor * self.weight_decay[i] * weight
 
     def clip_factors(self, gradients):
         factors = super().clip_factors(gradients)
@@ -214,9 +225,10 @@ MUTANTS = [
 ]
 
 
-# Units in the last place. Ten steps round each moment twenty times, by half a unit each. With clipping, the norm, its
-# loss scale, the factor and the product are rounded too: two more units for a gradient, four for its square.
-MOMENT_UNITS, CLIPPED_MOMENT_UNITS = 4, 8
+# Units in the last place. Ten steps round each moment twenty times, by half a unit each. With clipping or a penalty,
+# the norm, its loss scale, the factor, products and the sum are rounded too: two more units for a gradient, four
+# for its square.
+MOMENT_UNITS, PREPARED_MOMENT_UNITS = 4, 8
 
 
 def assert_agrees(oracle, weights, moment1, moment2):

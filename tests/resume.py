@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trains three parameters in parts. As a program, it continues a test's training in a new process."""
+"""Trains small optimizers in parts. As a program, it continues a test's training in a new process."""
 
 import sys
 import time
@@ -8,26 +8,36 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 from nets import parameters_of
-from test_contract import LEARNING_RATES, NAMES, OPTIMIZERS, SHAPES, WEIGHT_DECAYS, new_parameters
+from schedules import LEARNING_RATES, WEIGHT_DECAYS
+from small_optimizers import MAKERS, new_parameters
 
-FIRST, THEN = 2, 2
-FORMS = [(rate, "cell" if rate == "own-schedule" else "float") for rate in LEARNING_RATES]
+THEN = 2
 
 
-def new_optimizer(host_kernel, rate="float", decay="float"):
-    return OPTIMIZERS[host_kernel](
-        new_parameters(), learning_rate=LEARNING_RATES[rate][0](), weight_decay=WEIGHT_DECAYS[decay][0]()
-    )
+def with_all_forms(host_kernel):
+    """Returns an optimizer with a group for each form of a learning rate. Some have decays that are Cells."""
+    groups = [
+        {
+            "params": [Parameter(Tensor(np.linspace(1, 2, 5).astype(np.float32)), name=f"{rate}.weight")],
+            "lr": form(),
+            "weight_decay": WEIGHT_DECAYS["cell" if rate == "own-schedule" else "float"][0](),
+        }
+        for rate, (form, _) in LEARNING_RATES.items()
+    ]
+    return MAKERS[host_kernel](groups)
+
+
+def without_groups(host_kernel, rate="list"):
+    return MAKERS[host_kernel](new_parameters(), LEARNING_RATES[rate][0](), weight_decay=WEIGHT_DECAYS["cell"][0]())
 
 
 def train(optimizer, steps):
     """Takes `steps` steps and returns all values. The gradients depend on `global_step` and on the weights."""
     for _ in range(steps):
         random = np.random.default_rng(int(optimizer.global_step.asnumpy()[0]))
-        noise = {name: random.standard_normal(shape) for name, shape in zip(NAMES, SHAPES)}
-        optimizer(tuple(Tensor((noise[p.name] + p.asnumpy()).astype(np.float32)) for p in optimizer.parameters))
+        optimizer(tuple(Tensor((random.standard_normal(p.shape) + p.asnumpy()), p.dtype) for p in optimizer.parameters))
     return parameters_of(optimizer)
 
 
@@ -38,16 +48,19 @@ def load(optimizer, path):
     return unused
 
 
+RESUMED = {"groups": with_all_forms, "list": without_groups}
+
+
 def continue_all(folder, host_kernel):
-    for rate, decay in FORMS:
-        optimizer = new_optimizer(host_kernel, rate, decay)
-        load(optimizer, folder / f"{rate}.ckpt")
-        np.savez(folder / f"{rate}.npz", **train(optimizer, THEN))
+    for name, make in RESUMED.items():
+        optimizer = make(host_kernel)
+        load(optimizer, folder / f"{name}.ckpt")
+        np.savez(folder / f"{name}.npz", **train(optimizer, THEN))
 
 
 def run_until_killed(folder, host_kernel):
     """Trains and saves after every step, for a minute at most."""
-    optimizer = new_optimizer(host_kernel)
+    optimizer = without_groups(host_kernel, "float")
     end = time.monotonic() + 60
     while time.monotonic() < end:
         train(optimizer, 1)

@@ -2,45 +2,17 @@
 
 """The adapter to MindSpore, called as MindSpore calls it: a bad call gets an error code and writes nothing."""
 
-import ctypes
 import threading
 
 import numpy as np
 import pytest
-
-from mindspore_offload import native_library
-from mindspore_offload.abi import COLUMNS, STATUSES
-
-GOOD = STATUSES.index("ok")
-
-
-def coefficients(rows=1):
-    row = dict(learning_rate=0.1, beta1=0.9, beta2=0.999, eps=1e-8, clip=1, gradient_scale=1)
-    return np.array([[row.get(column, 0) for column in COLUMNS]] * rows, np.float32)
+from library_calls import GOOD, coefficients, launch
 
 
 def arguments(sizes=(5, 3)):
     """Inputs and output of a good call, in the order of the operation."""
     tensors = [np.full(size, value, np.float32) for value in (1, 0, 0, 0.5) for size in sizes]
     return [coefficients(), np.zeros((len(sizes), 3), np.int32), *tensors, np.zeros(1, np.float32)]
-
-
-def launch(arrays, null=None, dtypes=(), function="AdamInPlace"):
-    """Calls the library as MindSpore does. `dtypes` has, by index, those that are not what numpy calls them."""
-    names = [dict(dtypes).get(i, str(array.dtype)) for i, array in enumerate(arrays)]
-    count = len(arrays)
-    pointers = [None if i == null else array.ctypes.data for i, array in enumerate(arrays)]
-    shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
-    as_pointer = ctypes.POINTER(ctypes.c_int64)
-    return native_library.load()[function](
-        count,
-        (ctypes.c_void_p * count)(*pointers),
-        (ctypes.c_int * count)(*[array.ndim for array in arrays]),
-        (as_pointer * count)(*[ctypes.cast(shape, as_pointer) for shape in shapes]),
-        (ctypes.c_char_p * count)(*[name.encode() for name in names]),
-        None,
-        None,
-    )
 
 
 def replaced(index, array):
@@ -100,8 +72,7 @@ def test_two_threads_take_turns():
     steps = 50
 
     def run(rate):
-        own = [coefficients(), *arrays[1:]]
-        own[0][0, COLUMNS.index("learning_rate")] = rate
+        own = [coefficients(learning_rate=rate), *arrays[1:]]
         for _ in range(steps):
             assert launch(own) == GOOD
 

@@ -1,189 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Clipping by the global norm, and steps skipped because the norm is not finite."""
+"""Clipping by the global norm. test_update.py compares its updates with float64, test_skipping.py has skipped steps."""
 
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
-from nets import assert_same
-from test_writeback import DTYPES, new_parameters, take_steps, values
+from steps import (
+    DTYPES,
+    MIXED,
+    OPTIMIZERS,
+    PLACES,
+    as_float32,
+    gradients_for,
+    new_parameters,
+    restore,
+    spoiled,
+    values,
+)
 
-from mindspore_offload import AdamOffload, AdamWOffload, native_library, placement_report
-
-OPTIMIZERS = {"Adam": AdamOffload, "AdamW": AdamWOffload}
-MIXED = ["float32", "float16", "bfloat16", "float32"]
-
-
-@pytest.fixture(params=["in_place", "assign"])
-def writeback(request):
-    return request.param
-
-
-@pytest.fixture(params=OPTIMIZERS)
-def new_optimizer(request):
-    return OPTIMIZERS[request.param]
+from mindspore_offload import AdamOffload, placement_report
 
 
-def gradients_for(parameters, size=1.0, seed=6):
-    random = np.random.default_rng(seed)
-    return tuple(Tensor(size * random.standard_normal(p.shape).astype(np.float32)).astype(p.dtype) for p in parameters)
-
-
-def spoiled(gradients, value):
-    """Returns the gradients with one element of the last one replaced by `value`."""
-    last = gradients[-1].asnumpy().copy()
-    last[3] = value
-    return (*gradients[:-1], Tensor(last))
-
-
-@pytest.mark.parametrize("size", [1.0, 1e-3], ids=["clipped", "within"])
-def test_the_norm_is_that_of_all_gradients(size, host_kernel):
+@pytest.mark.parametrize("host_kernel", ["native", "stock"])
+def test_the_norm_is_that_of_all_gradients(host_kernel):
     parameters = new_parameters(MIXED)
     optimizer = AdamOffload(parameters, host_kernel=host_kernel, loss_scale=128.0, max_grad_norm=1.0)
-    gradients = gradients_for(parameters, 128 * size)
-    optimizer(gradients)
-    flat = np.concatenate([gradient.float().asnumpy() for gradient in gradients]).astype(np.float64)
-    np.testing.assert_allclose(optimizer.global_norm.asnumpy(), [np.linalg.norm(flat) / 128], rtol=2e-7)
+    for size in (1.0, 1e-3):  # clipped, and within the bound
+        gradients = gradients_for(parameters, 128 * size)
+        optimizer(gradients)
+        flat = np.concatenate([as_float32(gradient) for gradient in gradients]).astype(np.float64)
+        np.testing.assert_allclose(optimizer.global_norm.asnumpy(), [np.linalg.norm(flat) / 128], rtol=2e-7)
 
 
-@pytest.mark.parametrize("value", [1.0, np.inf, np.nan], ids=str)
-def test_clips_as_mindspore_does(value, host_kernel, writeback, new_optimizer):
-    """Equals `ops.clip_by_global_norm` and an optimizer that doesn't clip, for infinite and NaN norms too."""
-    ends = []
-    for inside in (True, False):
-        parameters = new_parameters(["float32", "float32"])
-        settings = {"host_kernel": host_kernel, "writeback": writeback, "weight_decay": 0.1}
-        optimizer = new_optimizer(parameters, 0.01, **settings, max_grad_norm=2.0 if inside else None)
-        gradients = spoiled(gradients_for(parameters), value)
-        optimizer(gradients if inside else tuple(ops.clip_by_global_norm(gradients, 2.0)))
+LAST_ELEMENTS = [1.0, np.inf, np.nan]
+
+
+def ends_of(optimizer, clip):
+    """Returns the values after a step from the same start, for gradients with each of the last elements."""
+    start, ends = values(optimizer), []
+    for value in LAST_ELEMENTS:
+        restore(optimizer, start)
+        optimizer(clip(spoiled(gradients_for(optimizer.parameters), value)))
         ends.append(values(optimizer))
-    for name, value in ends[1].items():
-        np.testing.assert_allclose(ends[0][name], value, rtol=3e-5, atol=1e-9, err_msg=name)
+    return ends
 
 
-class DecayThatBeginsAtZero(nn.Cell):
-    def construct(self, global_step):
-        return 0.01 * global_step.astype(ms.float32)
+@pytest.fixture(scope="module", params=OPTIMIZERS)
+def clipped_by_mindspore(request):
+    """A class of optimizers, and the ends of one that doesn't clip and gets gradients that MindSpore has clipped."""
+    optimizer_class = OPTIMIZERS[request.param]
+    optimizer = optimizer_class(new_parameters(["float32", "float32"]), 0.01, weight_decay=0.1)
+    return optimizer_class, ends_of(optimizer, lambda gradients: tuple(ops.clip_by_global_norm(gradients, 2.0)))
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"weight_decay": 0.1},
-        {"weight_decay": 0.1, "use_nesterov": True},
-        {"weight_decay": DecayThatBeginsAtZero()},
-    ],
-    ids=["plain", "decay", "nesterov", "decay-from-zero"],
+    "place", [pytest.param(place, marks=pytest.mark.full if place == "stock-in_place" else ()) for place in PLACES]
 )
-def test_both_writebacks_end_in_the_same_bits(settings, new_optimizer):
-    ends = []
-    for writeback in ("in_place", "assign"):
-        optimizer = new_optimizer(
-            new_parameters(MIXED), 0.01, host_kernel="native", writeback=writeback, max_grad_norm=1.0, **settings
-        )
-        take_steps(optimizer, 20)
-        ends.append(values(optimizer))
-    assert_same(*ends)
+def test_clips_as_mindspore_does(place, clipped_by_mindspore):
+    """For infinite and NaN norms too."""
+    optimizer_class, expected = clipped_by_mindspore
+    parameters = new_parameters(["float32", "float32"])
+    optimizer = optimizer_class(parameters, 0.01, weight_decay=0.1, max_grad_norm=2.0, **PLACES[place])
+    for end, expected_end in zip(ends_of(optimizer, lambda gradients: gradients), expected):
+        for name, value in expected_end.items():
+            np.testing.assert_allclose(end[name], value, rtol=3e-5, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_the_number_of_threads_does_not_matter(threads):
-    """The gradients are several chunks, each with its own sum."""
-    library = native_library.load()
-    before = library.MindsporeOffloadThreads()
-    ends = []
-    for count in (1, threads):
-        library.MindsporeOffloadSetThreads(count)
-        optimizer = AdamOffload(
-            new_parameters(["float32", "float16"], 300_001), host_kernel="native", max_grad_norm=1.0
-        )
-        take_steps(optimizer, 2)
-        ends.append(values(optimizer))
-    library.MindsporeOffloadSetThreads(before)
-    assert_same(*ends)
-
-
-@pytest.mark.parametrize("max_grad_norm", [None, 1.0], ids=["not-clipped", "clipped"])
-def test_a_nonfinite_step_is_skipped(max_grad_norm, host_kernel, writeback, new_optimizer):
-    """A skipped step changes only `skipped_steps` and `global_norm`. The steps after it are as without it."""
-    ends = {}
-    for disturbed in (False, True):
-        parameters = new_parameters([*MIXED, "float32"])
-        optimizer = new_optimizer(
-            parameters,
-            0.01,
-            host_kernel=host_kernel,
-            writeback=writeback,
-            weight_decay=0.1,
-            max_grad_norm=max_grad_norm,
-            skip_nonfinite=True,
-        )
-        for step in range(3):
-            value = {0: np.inf, 2: np.nan}.get(step)  # the first step, too
-            if disturbed and value is not None:
-                before = values(optimizer)
-                optimizer(spoiled(gradients_for(parameters), value))
-                after = values(optimizer)
-                assert not np.isfinite(after.pop("global_norm"))
-                assert after.pop("skipped_steps") == before.pop("skipped_steps") + 1
-                assert_same(after, {name: v for name, v in before.items() if name != "global_norm"})
-            optimizer(gradients_for(parameters, seed=step))
-        assert optimizer.global_step.asnumpy() == [3]
-        ends[disturbed] = values(optimizer)
-    assert ends[True].pop("skipped_steps") == [2]
-    assert ends[False].pop("skipped_steps") == [0]
-    assert_same(ends[True], ends[False])
-
-
-def test_norm_and_count_are_saved_and_optional(tmp_path):
-    optimizer = AdamOffload(new_parameters(["float32"]), max_grad_norm=1.0, skip_nonfinite=True)
-    optimizer(spoiled(gradients_for(optimizer.parameters), np.inf))
-    optimizer(gradients_for(optimizer.parameters))
-    ms.save_checkpoint(optimizer, str(tmp_path / "saved.ckpt"))
-    saved = ms.load_checkpoint(str(tmp_path / "saved.ckpt"))
-
-    resumed = AdamOffload(new_parameters(["float32"]), max_grad_norm=1.0, skip_nonfinite=True)
-    assert ms.load_param_into_net(resumed, saved, strict_load=True) == ([], [])
-    assert resumed.skipped_steps.asnumpy() == [1]
-    assert resumed.global_norm.asnumpy() == optimizer.global_norm.asnumpy() > 0
-
-    added = {"global_norm", "skipped_steps"}
-    without = {name: value for name, value in saved.items() if name not in added}
-    missing, _ = ms.load_param_into_net(resumed, without, strict_load=True)
-    assert set(missing) == added
-    assert not added & {p.name for p in AdamOffload(new_parameters(["float32"])).get_parameters()}
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_gradients_are_not_copied(dtype, writeback):
-    """Only the two operations of the library touch a gradient, and the norm is one launch.
-
-    The device copies the learning rate and 16-bit parameters for the host. It adds a float32 difference to its
-    parameter, and selects the old value in a skipped step.
-    """
-    net = nn.Dense(300, 300).to_float(ms.float32)
-    for parameter in net.get_parameters():
-        parameter.set_dtype(DTYPES[dtype])
+def test_gradients_are_not_copied():
+    """The norm and the update read them where they are: only they, and 16-bit parameters, go to the host."""
+    layers = nn.SequentialCell(*[nn.Dense(300, 300, has_bias=False).to_float(DTYPES["float32"]) for _ in DTYPES])
+    for layer, dtype in zip(layers, DTYPES.values()):
+        layer.weight.set_dtype(dtype)
+    parameters = layers.trainable_params()
     optimizer = AdamOffload(
-        net.trainable_params(), writeback=writeback, host_kernel="native", max_grad_norm=1.0, skip_nonfinite=True
+        parameters, host_kernel="native", writeback="assign", max_grad_norm=1.0, skip_nonfinite=True
     )
-    found = placement_report(nn.TrainOneStepCell(net, optimizer), Tensor(np.ones((2, 300), np.float32)))
-    launched = [operation for operation in found.operations if operation.name.startswith("Custom")]
-    assert sorted(launched) == [
-        (f"Custom {name}", "host") for name in sorted([UPDATES[writeback], "SumsOfSquares", "GlobalNorm"])
-    ]
-    on_device = [operation.name for operation in found.operations if operation.place == "device"]
-    writes = {"float32": ["Add", "Select", "Assign"], "float16": ["Assign"], "bfloat16": ["InplaceCopy"]}
-    copies = 1 + 2 * (dtype == "float16")  # on the CPU, there is no copy of bfloat16
-    expected = ["TensorMove"] * copies + 2 * writes[dtype] + ["Greater"] * (dtype == "float32")
-    assert sorted(on_device) == (sorted(expected) if writeback == "assign" else [])
+    found = placement_report(nn.TrainOneStepCell(layers, optimizer), Tensor(np.ones((2, 300), np.float32)))
+    launched = sorted(operation for operation in found.operations if operation.name.startswith("Custom"))
+    assert launched == [(f"Custom {name}", "host") for name in ("AdamAssign", "GlobalNorm", "SumsOfSquares")]
+    size = 300 * 300
+    assert found.to_host_bytes == pytest.approx((4 + 2 + 2) * size + (2 + 2) * size, rel=1e-3)
+    assert found.to_device_bytes == pytest.approx((4 + 2 + 2) * size, rel=1e-3)
 
 
-UPDATES = {"in_place": "AdamInPlace", "assign": "AdamAssign"}
-
-
+@pytest.mark.parametrize("new_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize(
     ("settings", "error", "text"),
     [

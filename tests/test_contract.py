@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The documented contract, one case a line, for both host operations and for the optimizer that is replaced.
+"""The documented contract, for both host operations and for the optimizer that is replaced.
 
-Every case trains three parameters for four steps and compares each with its own float64 oracle, which has the learning
-rate and the weight decay of the case. `nn.AdamOffload` runs through the same table, which checks the table itself.
+All train for four steps and are compared with a float64 oracle, which gets the learning rate and the weight decay of
+each parameter in each step. `nn.AdamOffload` runs through the same tables, which checks the tables themselves.
 """
 
 import mindspore as ms
@@ -12,191 +12,110 @@ import pytest
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from nets import parameters_of
 from oracle import Oracle, assert_agrees
+from schedules import LEARNING_RATES, RATES, WEIGHT_DECAYS
+from small_optimizers import MAKERS, NAMES, gradients_of_steps, new_parameters
 
 from mindspore_offload import AdamOffload
 
-STEPS = 4
-NAMES = ("dense.weight", "norm.gamma", "dense.bias")
-SHAPES = ((5, 3), (3,), (7,))
 
-OPTIMIZERS = {
-    "native": lambda *args, **kwargs: AdamOffload(*args, host_kernel="native", **kwargs),
-    "stock": lambda *args, **kwargs: AdamOffload(*args, host_kernel="stock", **kwargs),
-    "replaced": nn.AdamOffload,
-}
-
-
-@pytest.fixture(params=OPTIMIZERS)
+@pytest.fixture(params=MAKERS)
 def make(request):
-    return OPTIMIZERS[request.param]
+    return MAKERS[request.param]
 
 
-@pytest.fixture(params=["native", "stock"])
-def make_ours(request):
-    return OPTIMIZERS[request.param]
-
-
-def new_parameters():
-    random = np.random.default_rng(2)
-    return [
-        Parameter(Tensor(random.standard_normal(shape).astype(np.float32)), name=name)
-        for name, shape in zip(NAMES, SHAPES)
-    ]
-
-
-def gradients_of_steps(steps=STEPS, scale=1.0):
-    random = np.random.default_rng(3)
-    return [[(scale * random.standard_normal(s)).astype(np.float32) for s in SHAPES] for _ in range(steps)]
-
-
-class HalvingRate(nn.learning_rate_schedule.LearningRateSchedule):
-    def construct(self, global_step):
-        return 0.1 * ops.pow(Tensor(0.5, ms.float32), global_step.astype(ms.float32))
-
-
-class GrowingDecay(nn.Cell):
-    def construct(self, global_step):
-        return (global_step.astype(ms.float32) + 1) * 0.05
-
-
-def halving(step):
-    return 0.1 * 0.5**step
-
-
-def growing(step):
-    return (step + 1) * 0.05
-
-
-def exponential(step):
-    return 0.1 * 0.9 ** (step / 2)
-
-
-def warm_up(step):
-    return 0.1 * min(step, 3) / 3
-
-
-RATES = [0.1, 0.05, 0.2, 0.01]
-
-# The learning rate as the user writes it, and its value in step 0, 1, ...
-LEARNING_RATES = {
-    "float": (lambda: 0.02, lambda step: 0.02),
-    "int": (lambda: 1, lambda step: 1.0),
-    "tensor-0d": (lambda: Tensor(0.02, ms.float32), lambda step: 0.02),
-    "tensor-1d": (lambda: Tensor(RATES, ms.float32), RATES.__getitem__),
-    "list": (lambda: RATES, RATES.__getitem__),
-    "generator": (lambda: (rate for rate in RATES), RATES.__getitem__),
-    "numpy": (lambda: np.array(RATES), RATES.__getitem__),
-    "exponential-decay": (lambda: nn.ExponentialDecayLR(0.1, 0.9, 2), exponential),
-    "natural-exp-decay": (lambda: nn.NaturalExpDecayLR(0.1, 0.9, 2), lambda s: 0.1 * np.exp(-0.9 * s)),
-    "inverse-decay": (lambda: nn.InverseDecayLR(0.1, 0.5, 2), lambda s: 0.1 / (1 + 0.5 * s / 2)),
-    "cosine-decay": (lambda: nn.CosineDecayLR(0.01, 0.1, 4), lambda s: 0.01 + 0.045 * (1 + np.cos(np.pi * s / 4))),
-    "polynomial-decay": (lambda: nn.PolynomialDecayLR(0.1, 0.01, 4, 0.5), lambda s: 0.09 * (1 - s / 4) ** 0.5 + 0.01),
-    "warm-up": (lambda: nn.WarmUpLR(0.1, 3), warm_up),
-    "own-schedule": (HalvingRate, halving),
-}
-
-WEIGHT_DECAYS = {
-    "none": (lambda: 0.0, lambda step: 0.0),
-    "float": (lambda: 0.1, lambda step: 0.1),
-    "int": (lambda: 1, lambda step: 1.0),
-    "cell": (GrowingDecay, growing),
-}
-
-# The groups as the user writes them, then the learning rates and the weight decays of the three parameters at a step.
-# The defaults of the optimizer are 0.02 and 0.1.
-GROUPS = {
-    "one-sets-nothing": (
-        lambda w, g, b: [{"params": [w, g]}, {"params": [b], "lr": 0.3}],
-        lambda s: [0.02, 0.02, 0.3],
-        lambda s: [0.1, 0.1, 0.1],
-    ),
-    "names-do-not-matter": (
-        lambda w, g, b: [{"params": [w], "weight_decay": 0.0}, {"params": [g, b], "weight_decay": 0.2}],
-        lambda s: [0.02, 0.02, 0.02],
-        lambda s: [0.0, 0.2, 0.2],
-    ),
-    "fixed-and-scheduled": (
-        lambda w, g, b: [{"params": [w], "lr": HalvingRate()}, {"params": [g], "lr": 0.3}, {"params": [b]}],
-        lambda s: [halving(s), 0.3, 0.02],
-        lambda s: [0.1, 0.1, 0.1],
-    ),
-    "fixed-and-listed": (
-        lambda w, g, b: [{"params": [w, b], "lr": RATES}, {"params": [g], "lr": Tensor(0.3, ms.float32)}],
-        lambda s: [RATES[s], 0.3, RATES[s]],
-        lambda s: [0.1, 0.1, 0.1],
-    ),
-    "dynamic-decay-in-one": (
-        lambda w, g, b: [{"params": [w], "weight_decay": GrowingDecay()}, {"params": [g, b], "weight_decay": 0.0}],
-        lambda s: [0.02, 0.02, 0.02],
-        lambda s: [growing(s), 0.0, 0.0],
-    ),
-    "everything": (
-        lambda w, g, b: [
-            {"params": [b], "lr": HalvingRate(), "weight_decay": GrowingDecay(), "grad_centralization": True},
-            {"params": [g, w], "lr": RATES, "weight_decay": 0.3},
-            {"order_params": [w, g, b]},
-        ],
-        lambda s: [RATES[s], RATES[s], halving(s)],
-        lambda s: [0.3, 0.3, growing(s)],
-    ),
-}
+@pytest.fixture(params=["native", "replaced", pytest.param("stock", marks=pytest.mark.full)])
+def make_some(request):
+    """For what does not depend on the host operation."""
+    return MAKERS[request.param]
 
 
 def check(optimizer, rates, decays, **settings):
-    """Takes the steps and compares each parameter with its oracle. The optimizer may hold them in any order."""
-    scale = settings.get("loss_scale", 1.0)
-    parameters = {parameter.name: parameter for parameter in optimizer.parameters}
-    places = [[p.name for p in optimizer.parameters].index(name) for name in NAMES]
-    oracles = [Oracle([parameters[name].asnumpy()], **settings) for name in NAMES]
-    for step, gradients in enumerate(gradients_of_steps(scale=scale)):
-        in_order = dict(zip(NAMES, gradients))
-        assert optimizer(tuple(Tensor(in_order[p.name]) for p in optimizer.parameters)) == (True,) * 3
-        for oracle, gradient, rate, decay in zip(oracles, gradients, rates(step), decays(step)):
-            oracle.learning_rate, oracle.weight_decay = float(np.float32(rate)), float(np.float32(decay * scale))
-            oracle.step([gradient])
-    for oracle, place in zip(oracles, places):
-        state = [[kind[place].asnumpy()] for kind in (optimizer.parameters, optimizer.moment1, optimizer.moment2)]
-        assert_agrees(oracle, *state)
+    """Takes the steps. `rates` and `decays` are functions of the step, one for each parameter of the optimizer."""
+    oracle = Oracle([parameter.asnumpy() for parameter in optimizer.parameters], **settings)
+    loss_scale = settings.get("loss_scale", 1.0)
+    for step, gradients in enumerate(gradients_of_steps(optimizer.parameters, scale=loss_scale)):
+        oracle.change([rate(step) for rate in rates], [decay(step) for decay in decays], loss_scale)
+        oracle.step(gradients)
+        assert optimizer(tuple(Tensor(gradient) for gradient in gradients)) == (True,) * len(gradients)
+    states = (optimizer.parameters, optimizer.moment1, optimizer.moment2)
+    oracle.moment_units = 8  # decays round gradients too
+    assert_agrees(oracle, *([state.asnumpy() for state in kind] for kind in states))
 
 
-@pytest.mark.parametrize("form", LEARNING_RATES)
-def test_learning_rates(form, make):
-    written, rate = LEARNING_RATES[form]
-    check(make(new_parameters(), written()), lambda step: [rate(step)] * 3, lambda step: [0.0] * 3)
+# A group for each form of a rate and each form of a decay. A group without them has those of the optimizer.
+GROUPS = [
+    *((rate, None) for rate in LEARNING_RATES),
+    *((None, decay) for decay in WEIGHT_DECAYS),
+    ("own-schedule", "cell"),
+    ("list", "float"),
+    (None, None),
+]
 
 
 @pytest.mark.parametrize("loss_scale", [1.0, 1024], ids=["unscaled", "scaled"])
-@pytest.mark.parametrize("form", WEIGHT_DECAYS)
-def test_weight_decays_spare_beta_and_gamma(form, loss_scale, make):
+def test_groups_with_all_forms_of_rates_and_decays(loss_scale, make):
+    """Their names do not matter to the decay, and the order is that of `order_params`.
+
+    The replaced optimizer finds what can be read once empty, in groups.
+    """
+    read_once = ("generator", "iterator", "map") if make is nn.AdamOffload else ()
+    parameters = [
+        Parameter(Tensor(np.linspace(-1, 1, 3 + i).astype(np.float32)), name=f"layer{i}.{name}")
+        for i, name in zip(range(len(GROUPS)), ("weight", "beta", "gamma") * len(GROUPS))
+    ]
+    groups, rates, decays = [], [], []
+    for parameter, (rate, decay) in zip(parameters, GROUPS):
+        rate = "tuple" if rate in read_once else rate
+        group = {"params": [parameter], "grad_centralization": True}
+        if rate is not None:
+            group["lr"] = LEARNING_RATES[rate][0]()
+        if decay is not None:
+            group["weight_decay"] = WEIGHT_DECAYS[decay][0]()
+        groups.append(group)
+        rates.append(LEARNING_RATES["float" if rate is None else rate][1])
+        decays.append(WEIGHT_DECAYS["float" if decay is None else decay][1])
+    groups = [*groups[1::2], *groups[::2], {"order_params": parameters}]
+    optimizer = make(groups, learning_rate=0.02, weight_decay=0.1, loss_scale=loss_scale)
+    assert [parameter.name for parameter in optimizer.parameters] == [parameter.name for parameter in parameters]
+    check(optimizer, rates, decays, loss_scale=loss_scale)
+
+
+def test_groups_that_set_only_decays(make_some):
+    parameters = new_parameters()
+    forms = ["none", "float", "cell"]
+    groups = [{"params": [p], "weight_decay": WEIGHT_DECAYS[form][0]()} for p, form in zip(parameters, forms)]
+    check(make_some(groups, 0.02), [lambda step: 0.02] * 3, [WEIGHT_DECAYS[form][1] for form in forms])
+
+
+@pytest.mark.parametrize("form", ["int", "tensor-1d", "generator", "own-schedule"])
+def test_a_rate_without_groups(form, make_some):
+    """A step after the end of a list of rates is an error."""
+    written, rate = LEARNING_RATES[form]
+    optimizer = make_some(new_parameters(), written())
+    check(optimizer, [rate] * 3, [lambda step: 0.0] * 3)
+    if rate == RATES.__getitem__:
+        with pytest.raises(RuntimeError, match="Gather"):
+            optimizer(tuple(Tensor(gradient) for gradient in gradients_of_steps(optimizer.parameters)[0]))
+
+
+@pytest.mark.parametrize(("form", "loss_scale"), [("float", 1024), ("int", 1.0), ("cell", 1024)])
+def test_a_decay_without_groups_spares_beta_and_gamma(form, loss_scale, make_some):
     written, decay = WEIGHT_DECAYS[form]
-    optimizer = make(new_parameters(), weight_decay=written(), loss_scale=loss_scale)
-    check(optimizer, lambda step: [1e-3] * 3, lambda step: [decay(step), 0.0, decay(step)], loss_scale=loss_scale)
+    optimizer = make_some(new_parameters(), weight_decay=written(), loss_scale=loss_scale)
+    check(optimizer, [lambda step: 1e-3] * 3, [decay, lambda step: 0.0, decay], loss_scale=loss_scale)
 
 
-@pytest.mark.parametrize("case", GROUPS)
-def test_groups(case, make):
-    groups, rates, decays = GROUPS[case]
-    check(make(groups(*new_parameters()), learning_rate=0.02, weight_decay=0.1), rates, decays)
-
-
-def test_order_params_keeps_their_order(make):
-    w, g, b = new_parameters()
-    optimizer = make([{"params": [b]}, {"params": [g, w]}, {"order_params": [w, g, b]}])
-    assert [parameter.name for parameter in optimizer.parameters] == list(NAMES)
-
-
-@pytest.mark.parametrize("kind", ["numbers", "schedules"])
-def test_a_group_for_each_of_many_parameters(kind):
+def test_a_group_for_each_of_many_parameters():
     """Layer-wise learning rates need such groups. With a gradient of 1, the first step is the learning rate."""
     rates = 1e-3 * np.arange(1, 301)
     parameters = [Parameter(Tensor(np.ones(2, np.float32)), name=f"weight{i}") for i in range(len(rates))]
     groups = [
         {
             "params": [parameter],
-            "lr": nn.ExponentialDecayLR(rate, 0.5, 1) if kind == "schedules" else rate,
+            "lr": nn.ExponentialDecayLR(rate, 0.5, 1) if i % 2 else rate,
             "weight_decay": 1e-9 * rate,
         }
-        for parameter, rate in zip(parameters, rates.tolist())
+        for i, (parameter, rate) in enumerate(zip(parameters, rates.tolist()))
     ]
     AdamOffload(groups, host_kernel="native")(tuple(Tensor(np.ones(2, np.float32)) for _ in parameters))
     moved = [1 - parameter.asnumpy()[0] for parameter in parameters]
@@ -218,9 +137,9 @@ def test_names_of_learning_rates(groups, names, make):
     assert {name for name in parameters_of(optimizer) if name.startswith("learning_rate")} == names
 
 
-def test_assigning_the_learning_rate_takes_effect(make):
-    optimizer = make(new_parameters(), learning_rate=0.1)
-    gradients = tuple(Tensor(gradient) for gradient in gradients_of_steps(1)[0])
+def test_assigning_the_learning_rate_takes_effect(make_some):
+    optimizer = make_some(new_parameters(), learning_rate=0.1)
+    gradients = tuple(Tensor(gradient) for gradient in gradients_of_steps(optimizer.parameters)[0])
     optimizer(gradients)
     assert optimizer.get_lr_parameter(optimizer.parameters[0]) is optimizer.learning_rate
     ops.assign(optimizer.learning_rate, Tensor(0.0, ms.float32))
@@ -229,15 +148,6 @@ def test_assigning_the_learning_rate_takes_effect(make):
     for parameter, value in zip(optimizer.parameters, before):
         np.testing.assert_array_equal(parameter.asnumpy(), value)
     assert optimizer.global_step.asnumpy() == [2]
-
-
-def test_a_step_after_the_end_of_a_list_of_rates_is_an_error(make):
-    optimizer = make(new_parameters(), learning_rate=RATES[:2])
-    steps = [tuple(Tensor(gradient) for gradient in gradients) for gradients in gradients_of_steps(3)]
-    optimizer(steps[0])
-    optimizer(steps[1])
-    with pytest.raises(RuntimeError, match="Gather"):
-        optimizer(steps[2])
 
 
 def test_nonfinite_gradients_stay_in_their_elements(make):
@@ -274,9 +184,9 @@ def test_wrong_parameters_are_refused(case, make):
         make(groups(*new_parameters()))
 
 
-def test_a_generator_in_a_group_is_read_once(make_ours):
+def test_a_generator_in_a_group_is_read_once():
     """The replaced optimizer silently gets no parameters from a generator."""
-    optimizer = make_ours([{"params": (parameter for parameter in new_parameters())}])
+    optimizer = AdamOffload([{"params": (parameter for parameter in new_parameters())}])
     assert [parameter.name for parameter in optimizer.parameters] == list(NAMES)
 
 

@@ -5,37 +5,15 @@
 `make fuzz` makes more of them.
 """
 
-import ctypes
-
 import mindspore as ms
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from library_calls import GOOD, call, coefficients
 from oracle import Oracle, assert_agrees
-from test_adapter import GOOD, coefficients
-from test_update import rounded
-
-from mindspore_offload import native_library
-from mindspore_offload.abi import COLUMNS
+from rounding import from_bits, rounded, to_bits
 
 TYPES = ("float32", "float16", "bfloat16")
-
-
-def to_bits(values, dtype):
-    """As the tensor of that dtype holds them: 16-bit values as uint16, which numpy has for all."""
-    if dtype == "float16":
-        return values.astype(np.float16).view(np.uint16)
-    if dtype == "bfloat16":
-        return (rounded(values, ms.bfloat16).view(np.uint32) >> 16).astype(np.uint16)
-    return values.copy()
-
-
-def from_bits(values, dtype):
-    if dtype == "float16":
-        return values.view(np.float16).astype(np.float32)
-    if dtype == "bfloat16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values
 
 
 class Call:
@@ -55,20 +33,19 @@ class Call:
         self.moment2 = [moment.copy() for moment in self.moment1]
         # Zeros, except where the parameter rounds to zero: the first step makes the parameter its master.
         self.masters = [np.zeros(sizes[i], np.float32) for i in halves]
-        settings_ = {"learning_rate": 0.1, "use_nesterov": nesterov}
-        decays = decay and function == "AdamInPlace"  # the device adds it to what AdamAssign gets
-        self.oracles = Oracle(
+        # The device adds the decay to what AdamAssign gets.
+        weight_decay = 0.01 if decay and function == "AdamInPlace" else 0.0
+        self.oracle = Oracle(
             [from_bits(p, kind) for p, kind in zip(self.parameters, self.kinds)],
-            weight_decay=0.01 if decays else 0.0,
-            **settings_,
+            learning_rate=0.1,
+            use_nesterov=nesterov,
+            weight_decay=weight_decay,
         )
-        self.oracles.step([from_bits(g, kind) for g, kind in zip(gradients, gradient_types)])
+        self.oracle.step([from_bits(g, kind) for g, kind in zip(gradients, gradient_types)])
 
-        row = coefficients()
-        row[0, COLUMNS.index("learning_rate")] = self.oracles.rate()
-        row[0, COLUMNS.index("weight_decay")] = 0.01 if decays else 0.0
-        row[0, COLUMNS.index("nesterov")] = nesterov
-        row[0, COLUMNS.index("step")] = random.integers(0, 2**24)
+        row = coefficients(
+            learning_rate=self.oracle.rate(0), weight_decay=weight_decay, nesterov=nesterov, step=random.integers(2**24)
+        )
         # Keys and pieces matter to the rounding of bfloat16 moments only.
         rows = np.zeros((len(tensors), 3), np.int32)
         rows[:, 1] = random.integers(-(2**31), 2**31, len(tensors))
@@ -85,18 +62,7 @@ class Call:
         self.pointers = [array.ctypes.data for array in self.arrays]
 
     def launch(self):
-        count = len(self.pointers)
-        shapes = [(ctypes.c_int64 * len(shape))(*shape) for shape in self.shapes]
-        pointer = ctypes.POINTER(ctypes.c_int64)
-        return native_library.load()[self.function](
-            count,
-            (ctypes.c_void_p * count)(*self.pointers),
-            (ctypes.c_int * count)(*[len(shape) for shape in self.shapes]),
-            (pointer * count)(*[ctypes.cast(shape, pointer) for shape in shapes]),
-            (ctypes.c_char_p * count)(*[None if t is None else t.encode() for t in self.types]),
-            None,
-            None,
-        )
+        return call(self.function, self.pointers, self.shapes, self.types)
 
     def check(self):
         masters = iter(self.masters)
@@ -108,8 +74,8 @@ class Call:
             else:
                 weights.append(next(masters))
                 np.testing.assert_array_equal(from_bits(result, kind), rounded(weights[-1], getattr(ms, kind)))
-        moments = zip((self.moment1, self.moment2), (self.oracles.moment1, self.oracles.moment2))
-        assert_agrees(self.oracles, weights, *(self.exact_moments(found, exact) for found, exact in moments))
+        moments = zip((self.moment1, self.moment2), (self.oracle.moment1, self.oracle.moment2))
+        assert_agrees(self.oracle, weights, *(self.exact_moments(found, exact) for found, exact in moments))
 
     def exact_moments(self, found, exact):
         """The float32 moments as they are. A bfloat16 moment is a neighbour of the exact one, which stands for it."""

@@ -4,22 +4,8 @@
 
 import numpy as np
 import pytest
-from test_adapter import GOOD, coefficients, launch
-
-from mindspore_offload import native_library
-
-ISAS = ["baseline", "avx2"]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    library = native_library.load()
-    if request.param not in library.MindsporeOffloadSupportedIsas().decode().split():
-        pytest.skip(f"this machine does not run {request.param}")
-    before = library.MindsporeOffloadIsa()
-    assert library.MindsporeOffloadSetIsa(request.param.encode())
-    yield request.param
-    library.MindsporeOffloadSetIsa(before)
+from library_calls import GOOD, coefficients, launch
+from rounding import bfloat16_bits, float16_bits, from_bits
 
 
 def update_without_gradient(dtype, bits, master):
@@ -45,25 +31,7 @@ def float32_samples():
     return patterns.view(np.float32)
 
 
-def rounded_to_float16(values):
-    with np.errstate(over="ignore"):
-        return values.astype(np.float16).view(np.uint16)
-
-
-def rounded_to_bfloat16(values):
-    """Picks the nearer of the two bfloat16 neighbours, compared in float64; in a tie, the even one."""
-    low = values.view(np.uint32) >> 16
-    as_float64 = (np.stack([low, low + 1]) << 16).astype(np.uint32).view(np.float32)
-    with np.errstate(invalid="ignore"):
-        as_float64 = as_float64.astype(np.float64)
-    # Above the largest finite value, infinity stands for the next power of two.
-    as_float64 = np.where(np.isinf(as_float64), np.copysign(2.0**128, as_float64), as_float64)
-    below, above = np.abs(values.astype(np.float64) - as_float64)
-    up = (above < below) | ((above == below) & (low & 1 == 1))
-    return np.where(np.isinf(values), low, low + up).astype(np.uint16)
-
-
-ROUNDED = {"float16": rounded_to_float16, "bfloat16": rounded_to_bfloat16}
+ROUNDED = {"float16": float16_bits, "bfloat16": bfloat16_bits}
 
 
 def is_nan(dtype, bits):
@@ -96,9 +64,7 @@ def test_every_value_is_copied_exactly_into_the_master(dtype, isa):
     bits = np.arange(65536, dtype=np.uint16)
     master = np.full(65536, 1e-20 if dtype == "float16" else 1.0 + 2**-20, np.float32)
     after, masters_after = update_without_gradient(dtype, bits, master)
-    wide = bits.view(np.float16).astype(np.float32)
-    if dtype == "bfloat16":
-        wide = (bits.astype(np.uint32) << 16).view(np.float32)
+    wide = from_bits(bits, dtype)
     kept = {"float16": bits == 0, "bfloat16": bits == 0x3F80}[dtype]
     np.testing.assert_array_equal(masters_after, np.where(kept, master, wide))
     numbers = ~is_nan(dtype, bits)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 from nets import assert_same, parameters_of
+from rounding import rounded
+from steps import DTYPES, PLACES, as_float32, wide_weights
 
 from mindspore_offload import AdamOffload
 
@@ -42,33 +44,67 @@ def item(parameter, value):
 WAYS = [set_data, load_param_into_net, load_checkpoint, assign_value, assign, item]
 
 
-@pytest.fixture(params=MODES, autouse=True)
+@pytest.fixture
 def mode(request):
     ms.set_context(mode=MODES[request.param])
-    yield request.param
+    yield
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-def as_float32(tensor):
-    return tensor.astype(ms.float32).asnumpy()
+in_both_modes = pytest.mark.parametrize("mode", MODES, indirect=True)
 
 
-@pytest.mark.parametrize("dtype", [ms.float32, ms.float16, ms.bfloat16], ids=str)
-def test_weights(dtype, host_kernel):
-    weight = Parameter(Tensor(np.zeros(3), dtype), name="weight")
-    optimizer = AdamOffload([weight], learning_rate=0.5, host_kernel=host_kernel)
-    gradients = (Tensor(np.ones(3), dtype),)
-    optimizer(gradients)
-    # MindSpore has no Assign for bfloat16 on the CPU.
-    ways = [way for way in WAYS if way is not assign or dtype != ms.bfloat16]
-    for expected, write in enumerate(ways, start=8):
-        write(weight, Tensor(np.full(3, expected), dtype))
-        np.testing.assert_array_equal(as_float32(weight), expected)
-        optimizer(gradients)
-        # Equal gradients make steps of the size of the learning rate.
-        np.testing.assert_allclose(as_float32(weight), expected - 0.5, atol=2**-5)
+@pytest.mark.parametrize(
+    ("mode", "place"),
+    [
+        ("graph", "native-in_place"),
+        ("graph", "native-assign"),
+        ("pynative", "native-in_place"),
+        ("pynative", "native-assign"),
+        ("graph", "stock-assign"),
+        ("pynative", "stock-in_place"),
+        pytest.param("graph", "stock-in_place", marks=pytest.mark.full),
+        pytest.param("pynative", "stock-assign", marks=pytest.mark.full),
+        ("graph", "device"),
+    ],
+    indirect=["mode"],
+)
+@pytest.mark.usefixtures("mode")
+def test_weights(place):
+    """Written elements win over their masters, before the first step too. The others keep their masters.
+
+    Each parameter has a twin that is not written.
+    """
+    random = np.random.default_rng(2)
+    starts = [random.standard_normal(31).astype(np.float32) for _ in DTYPES]
+    written, twins = (
+        [Parameter(Tensor(start).astype(DTYPES[dtype]), name=dtype + end) for start, dtype in zip(starts, DTYPES)]
+        for end in ("", "-twin")
+    )
+    where = {"min_offload_size": 10**6} if place == "device" else PLACES[place]
+    optimizer = AdamOffload([*written, *twins], 1e-3, **where)
+    wide = wide_weights(optimizer)
+    for number, write in enumerate(WAYS, start=8):
+        # MindSpore has no Assign for bfloat16 on the CPU.
+        able = {p.name: p for p in written if write is not assign or p.dtype != ms.bfloat16}
+        for parameter in able.values():
+            value = as_float32(parameter)
+            value[::3] = number
+            write(parameter, Tensor(value).astype(parameter.dtype))
+            np.testing.assert_array_equal(as_float32(parameter), value)
+        optimizer(tuple(Tensor(np.sign(start) * (1 + start**2)).astype(ms.float32) for start in (*starts, *starts)))
+        for parameter, weight, twin in zip(written, wide, wide[len(written) :]):
+            weight, twin = weight.asnumpy(), twin.asnumpy()
+            if parameter.name in able:
+                np.testing.assert_allclose(weight[::3], number, atol=4e-3)
+                assert (weight[::3] != number).all()
+            kept = np.arange(len(weight)) % 3 != 0
+            np.testing.assert_array_equal(weight[kept], twin[kept])
+            np.testing.assert_array_equal(as_float32(parameter), rounded(weight, parameter.dtype))
 
 
+@in_both_modes
+@pytest.mark.usefixtures("mode")
 def test_states_and_rate():
     weight = Parameter(Tensor(np.zeros(3), ms.float32), name="weight")
     optimizer = AdamOffload([weight], learning_rate=0.5)
@@ -97,7 +133,17 @@ def model(net, optimizer, inputs, labels):
     return ms.Model(net, nn.MSELoss(), optimizer).train, (1, batch)
 
 
-@pytest.mark.parametrize("make_step", [train_one_step_cell, model], ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    ("mode", "make_step"),
+    [
+        ("graph", train_one_step_cell),
+        ("pynative", model),
+        pytest.param("graph", model, marks=pytest.mark.full),
+        pytest.param("pynative", train_one_step_cell, marks=pytest.mark.full),
+    ],
+    indirect=["mode"],
+)
+@pytest.mark.usefixtures("mode")
 def test_average_of_weights_swapped_in_and_out(make_step):
     """An evaluation with other weights in between changes nothing of the training."""
     inputs, labels = Tensor(np.ones((8, 4), np.float32)), Tensor(np.ones((8, 2), np.float32))
@@ -121,10 +167,11 @@ def test_average_of_weights_swapped_in_and_out(make_step):
 
 
 def test_mode_changes_between_steps():
+    """Starts and ends in graph mode."""
     weight = Parameter(Tensor(np.zeros(3), ms.float32), name="weight")
     optimizer = AdamOffload([weight], learning_rate=0.5)
     gradients = (Tensor(np.ones(3), ms.float32),)
-    for expected in range(8, 12):
+    for expected in range(8, 13):
         ms.set_context(mode=list(MODES.values())[expected % 2])
         weight.set_data(Tensor(np.full(3, expected), ms.float32))
         optimizer(gradients)

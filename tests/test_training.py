@@ -50,31 +50,40 @@ def close_to(upstream):
     return compare
 
 
-@pytest.mark.parametrize("name", UPSTREAM)
-def test_the_loss_curve_does_not_move(name, host_kernel, initial, close_to):
+def test_the_loss_curve_does_not_move(host_kernel, initial, close_to):
     net = ManyKinds()
     copy_weights(initial, net)
     optimizer = AdamOffload(net.trainable_params(), weight_decay=0.01, host_kernel=host_kernel)
     losses = train(net, optimizer, many_kinds_batches(50))
     assert losses[-1] < 0.7 * losses[0]
-    assert close_to(name, losses, parameters_of(net))
+    for name in UPSTREAM:
+        assert close_to(name, losses, parameters_of(net))
 
 
-@pytest.mark.parametrize("name", UPSTREAM)
-@pytest.mark.parametrize("change", [{"learning_rate": 1.01e-3}, {"weight_decay": 0.011}, {"eps": 1e-6}], ids=str)
-def test_a_slightly_different_adam_would_be_noticed(name, change, initial, close_to):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 1.01e-3},
+        pytest.param({"weight_decay": 0.011}, marks=pytest.mark.full),
+        pytest.param({"eps": 1e-6}, marks=pytest.mark.full),
+    ],
+    ids=str,
+)
+def test_a_slightly_different_adam_would_be_noticed(change, initial, close_to):
     net = ManyKinds()
     copy_weights(initial, net)
     optimizer = AdamOffload(net.trainable_params(), **{"weight_decay": 0.01, **change})
-    assert not close_to(name, train(net, optimizer, many_kinds_batches(50)), parameters_of(net))
+    losses = train(net, optimizer, many_kinds_batches(50))
+    for name in UPSTREAM:
+        assert not close_to(name, losses, parameters_of(net))
 
 
 class ManyLayers(nn.Cell):
-    def __init__(self, layers=200, width=24):
+    def __init__(self, layers=50, width=24):
         super().__init__()
         self.layers = nn.SequentialCell([nn.Dense(width, width, has_bias=False) for _ in range(layers)])
         for seed, parameter in enumerate(self.trainable_params()):
-            # Orthogonal matrices: 200 of them pass a signal forward and a gradient back without shrinking it.
+            # Orthogonal matrices: many of them pass a signal forward and a gradient back without shrinking it.
             random = np.random.default_rng(seed)
             parameter.set_data(Tensor(np.linalg.qr(random.standard_normal((width, width)))[0].astype(np.float32)))
 
@@ -127,18 +136,3 @@ def test_model_train_on_a_dataset(host_kernel, initial):
 
     train(through_loop, AdamOffload(through_loop.trainable_params(), host_kernel=host_kernel), batches * 2)
     assert_same(parameters_of(through_model), parameters_of(through_loop))
-
-
-def test_pynative_mode_takes_the_same_steps(host_kernel):
-    random = np.random.default_rng(5)
-    weights = [random.standard_normal(shape).astype(np.float32) for shape in [(5, 3), (7,)]]
-    gradients = [tuple(Tensor(random.standard_normal(w.shape), ms.float32) for w in weights) for _ in range(4)]
-    ended = {}
-    for mode in (ms.GRAPH_MODE, ms.PYNATIVE_MODE):
-        ms.set_context(mode=mode)
-        parameters = [ms.Parameter(Tensor(weight), name=f"weight{i}") for i, weight in enumerate(weights)]
-        optimizer = AdamOffload(parameters, host_kernel=host_kernel)
-        for gradient in gradients:
-            assert optimizer(gradient) == (True, True)
-        ended[mode] = parameters_of(optimizer)
-    assert_same(ended[ms.GRAPH_MODE], ended[ms.PYNATIVE_MODE])

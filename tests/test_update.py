@@ -1,118 +1,149 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The update: element by element against float64, for both host operations."""
+"""The updates of Adam and AdamW, element by element against float64: on the host, on the device, in both writebacks.
+
+An optimizer has a parameter for each row of a table: of all dtypes and shapes, with different rates, decays and sizes
+of gradients.
+"""
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
-from oracle import MUTANTS, Oracle, assert_agrees
-from test_half import rounded_to_bfloat16
+from oracle import ADAMW_MUTANTS, MUTANTS, AdamW, Oracle, assert_agrees
+from steps import OPTIMIZERS, ORACLES, PLACES, check_beside, step_beside
 
-from mindspore_offload import AdamOffload
+F32, F16, BF16 = ms.float32, ms.float16, ms.bfloat16
 
-SHAPES = [(), (1,), (3,), (7, 5), (17, 3, 2), (1031,)]
+# Shape, dtype, dtype of the gradients, learning rate, weight decay, size of the gradients. The last rows, with
+# gradients of other sizes than 1, are not in the cases with clipping, where they would decide the norm.
+ROWS = [
+    ((), F32, F32, 1e-3, 0.0, 1),
+    ((1,), F32, F16, 0.05, 0.1, 1),
+    ((7, 5), F32, F32, 0.05, 0.3, 1),
+    ((1031,), F32, F32, 1e-3, 0.0, 1),
+    ((), F16, F16, 1e-3, 0.0, 1),
+    ((17, 3, 2), F16, F16, 0.05, 0.1, 1),
+    ((1031,), F16, F32, 0.05, 0.0, 1),
+    ((), BF16, BF16, 0.05, 0.3, 1),
+    ((3,), BF16, F16, 1e-3, 0.0, 1),
+    ((1031,), BF16, BF16, 1e-3, 0.1, 1),
+    ((17, 3, 2), F32, F32, 1e-3, 0.0, 1e-9),
+    ((7, 5), F32, F32, 0.05, 0.1, 1e9),
+]
 
-SCENARIOS = {
-    "default": {},
-    "nesterov": {"use_nesterov": True},
-    "decay": {"weight_decay": 0.1},
-    "loss-scale": {"loss_scale": 1024.0},
-    "decay+loss-scale": {"weight_decay": 0.1, "loss_scale": 1024.0},
-    "decay+nesterov": {"weight_decay": 0.1, "use_nesterov": True},
-    "other-constants": {"learning_rate": 0.05, "beta1": 0.7, "beta2": 0.99, "eps": 1e-3},
-    "tiny-gradients": {"gradient_size": 1e-9},
-    "huge-gradients": {"gradient_size": 1e9},
-    "decay+clip+loss-scale": {"weight_decay": 0.1, "loss_scale": 1000.0, "max_grad_norm": 3.0},
+SETTINGS = {
+    "plain": {},
+    "nesterov+loss-scale+constants": {
+        "use_nesterov": True,
+        "loss_scale": 1024.0,
+        "beta1": 0.7,
+        "beta2": 0.99,
+        "eps": 1e-3,
+        "skip_nonfinite": True,
+    },
+    "clip+loss-scale": {"loss_scale": 1000.0, "max_grad_norm": 3.0},
+}
+
+# On the device are the parameters of fewer than 100 elements, and in the last place all.
+ALL_PLACES = {
+    **PLACES,
+    "device-native-in_place": {**PLACES["native-in_place"], "min_offload_size": 100},
+    "device-native-assign": {**PLACES["native-assign"], "min_offload_size": 100},
+    "device-stock-in_place": {**PLACES["stock-in_place"], "min_offload_size": 100},
+    "device-stock-assign": {**PLACES["stock-assign"], "min_offload_size": 100},
+    "device": {"min_offload_size": 10**9},
+}
+BY_DEFAULT = {
+    ("Adam", "plain"): ["native-in_place", "native-assign", "stock-assign", "device"],
+    ("Adam", "nesterov+loss-scale+constants"): [
+        "native-in_place",
+        "native-assign",
+        "stock-in_place",
+        "device-native-assign",
+    ],
+    ("Adam", "clip+loss-scale"): ["native-in_place", "native-assign", "stock-assign", "device-native-in_place"],
+    ("AdamW", "plain"): ["native-in_place", "native-assign", "stock-in_place"],
+    ("AdamW", "nesterov+loss-scale+constants"): ["native-in_place", "native-assign", "device-native-in_place"],
+    ("AdamW", "clip+loss-scale"): ["native-in_place", "native-assign", "stock-in_place", "device-native-assign"],
 }
 
 
-def scenario_data(gradient_size=1.0, **settings):
-    """Returns weights, the gradients of ten steps (some exactly zero), and the optimizer's arguments."""
+COMBINATIONS = [
+    pytest.param(*case, place, marks=() if place in by_default else pytest.mark.full)
+    for case, by_default in BY_DEFAULT.items()
+    for place in ALL_PLACES
+]
+
+
+def rows_of(settings):
+    return [row for row in ROWS if row[-1] == 1 or "max_grad_norm" not in settings]
+
+
+def data_for(settings):
+    """Returns the weights and the gradients of ten steps, some exactly zero, of the rows."""
     random = np.random.default_rng(7)
-    weights = [random.standard_normal(shape).astype(np.float32) for shape in SHAPES]
-    scale = gradient_size * settings.get("loss_scale", 1.0)
-    steps = [[(scale * random.standard_normal(shape)).astype(np.float32) for shape in SHAPES] for _ in range(10)]
+    rows, scale = rows_of(settings), settings.get("loss_scale", 1.0)
+
+    def normal(shape, size=1.0):
+        return np.asarray(size * random.standard_normal(shape), np.float32)
+
+    weights = [normal(shape) for shape, *_ in rows]
+    steps = [[normal(shape, scale * size) for shape, *_, size in rows] for _ in range(10)]
     for gradients in steps:
-        gradients[-1][::7] = 0
-    return weights, steps, settings
+        for gradient in gradients:
+            if gradient.shape == (1031,):
+                gradient[::7] = 0
+    return weights, steps
 
 
-@pytest.fixture(params=["in_place", "assign"])
-def writeback(request):
-    return request.param
+def new_oracle(oracle_class, settings, weights):
+    *_, rates, decays, _ = zip(*rows_of(settings))
+    settings = {name: value for name, value in settings.items() if name != "skip_nonfinite"}
+    return oracle_class(weights, learning_rate=rates, weight_decay=decays, **settings)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_agrees_with_float64(scenario, host_kernel, writeback):
-    weights, steps, settings = scenario_data(**SCENARIOS[scenario])
-    parameters = [Parameter(Tensor(weight), name=f"weight{i}") for i, weight in enumerate(weights)]
-    optimizer = AdamOffload(parameters, host_kernel=host_kernel, writeback=writeback, **settings)
-    oracle = Oracle(weights, **settings)
+@pytest.mark.parametrize(("optimizer", "settings", "place"), COMBINATIONS)
+def test_agrees_with_float64(optimizer, settings, place):
+    optimizer_class, settings = OPTIMIZERS[optimizer], SETTINGS[settings]
+    rows, (weights, steps) = rows_of(settings), data_for(settings)
+    parameters = [
+        Parameter(Tensor(weight).astype(dtype), name=f"w{i}")
+        for i, (weight, (_, dtype, *_)) in enumerate(zip(weights, rows))
+    ]
+    groups = [
+        {"params": [parameter], "lr": rate, "weight_decay": decay}
+        for parameter, (*_, rate, decay, _) in zip(parameters, rows)
+    ]
+    optimizer = optimizer_class(groups, **settings, **ALL_PLACES[place])
+    oracle = new_oracle(ORACLES[optimizer_class], settings, [p.float().asnumpy() for p in parameters])
     for step, gradients in enumerate(steps, 1):
-        oracle.step(gradients, [parameter.asnumpy() for parameter in optimizer.parameters])
-        optimizer(tuple(Tensor(gradient) for gradient in gradients))
+        gradients = [Tensor(gradient).astype(dtype) for gradient, (_, _, dtype, *_) in zip(gradients, rows)]
+        step_beside(oracle, optimizer, gradients)
         if step in (1, 2, 10):
-            states = (optimizer.parameters, optimizer.moment1, optimizer.moment2)
-            assert_agrees(oracle, *([state.asnumpy() for state in kind] for kind in states))
+            check_beside(oracle, optimizer)
+    assert [parameter.shape for parameter in parameters] == [shape for shape, *_ in rows]
+    assert {master.name for master in optimizer.master} == {f"master.{p.name}" for p in parameters if p.dtype != F32}
     assert optimizer.global_step.asnumpy() == [10]
     assert optimizer.beta1_power.asnumpy() == [oracle.power1]
     assert optimizer.beta2_power.asnumpy() == [oracle.power2]
 
 
-@pytest.mark.parametrize("scenario", ["default", "decay+nesterov", "tiny-gradients", "decay+clip+loss-scale"])
-def test_masters_agree_with_float64(scenario, host_kernel, writeback):
-    """One optimizer has parameters and gradients of all dtypes. Masters are as accurate as float32 weights."""
-    weights, steps, settings = scenario_data(**SCENARIOS[scenario])
-    dtypes = [(ms.float16, ms.float16), (ms.float32, ms.float16), (ms.bfloat16, ms.bfloat16)]
-    dtypes += [(ms.float16, ms.float32), (ms.float32, ms.float32), (ms.bfloat16, ms.float16)]
-    parameters = [
-        Parameter(Tensor(weight).astype(dtype), name=f"weight{i}")
-        for i, (weight, (dtype, _)) in enumerate(zip(weights, dtypes))
-    ]
-    oracle = Oracle([parameter.float().asnumpy() for parameter in parameters], **settings)
-    optimizer = AdamOffload(parameters, host_kernel=host_kernel, writeback=writeback, **settings)
-    masters = {master.name: master for master in optimizer.master}
-    assert masters.keys() == {f"master.{p.name}" for p in parameters if p.dtype != ms.float32}
-    wide = [masters.get(f"master.{parameter.name}", parameter) for parameter in parameters]
-    for step, gradients in enumerate(steps):
-        gradients = [Tensor(gradient).astype(dtype) for gradient, (_, dtype) in zip(gradients, dtypes)]
-        # In the first step the masters are copied from the parameters.
-        before = wide if step else parameters
-        oracle.step([g.float().asnumpy() for g in gradients], [w.float().asnumpy() for w in before])
-        optimizer(tuple(gradients))
-    assert_agrees(
-        oracle, *([state.asnumpy() for state in kind] for kind in (wide, optimizer.moment1, optimizer.moment2))
-    )
-    for parameter, master in zip(parameters, wide):
-        np.testing.assert_array_equal(parameter.float().asnumpy(), rounded(master.asnumpy(), parameter.dtype))
-
-
-def rounded(values, dtype):
-    if dtype == ms.float16:
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16).astype(np.float32)
-    if dtype == ms.bfloat16:
-        return (rounded_to_bfloat16(values.reshape(-1)).astype(np.uint32) << 16).view(np.float32).reshape(values.shape)
-    return values
-
-
-def noticing_scenarios(right, wrong, scenarios):
-    """Returns the scenarios in which the tolerances of these tests tell the wrong Adam from the right one."""
-    noticed = []
-    for name, scenario in scenarios.items():
-        weights, steps, settings = scenario_data(**scenario)
-        oracle, mutant = right(weights, **settings), wrong(weights, **settings)
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [*((Oracle, wrong) for wrong in MUTANTS), *((AdamW, wrong) for wrong in ADAMW_MUTANTS)],
+    ids=lambda oracle: oracle.__name__,
+)
+def test_a_wrong_adam_would_be_noticed(right, wrong):
+    """In one of the cases, and with the tolerances of the test above."""
+    for settings in SETTINGS.values():
+        weights, steps = data_for(settings)
+        oracle, mutant = (new_oracle(each, settings, weights) for each in (right, wrong))
         for gradients in steps:
             oracle.step(gradients)
             mutant.step(gradients)
         try:
             assert_agrees(oracle, mutant.weights, mutant.moment1, mutant.moment2)
         except AssertionError:
-            noticed.append(name)
-    return noticed
-
-
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_wrong_adam_would_be_noticed(mutant):
-    assert noticing_scenarios(Oracle, mutant, SCENARIOS)
+            return
+    raise AssertionError(f"{wrong.__name__} agrees in all cases")
