@@ -13,10 +13,10 @@ from pathlib import Path
 import merging
 import numpy as np
 import pytest
+from checkpoint_bytes import field, header, long_field, tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging import FORMATS, cut, run, save_ranks
-from test_checkpoint_file import field, header, long_field, tensor
 
 from mindspore_offload import commands
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import merging
 import numpy as np
 import pytest
+from checkpoint_bytes import entry, field
 from merging import FORMATS, assert_refused, assert_same, cut, merged, run, save, save_ranks
-from test_checkpoint_file import entry, field
 
 
 @pytest.fixture(scope="module")
