@@ -9,12 +9,13 @@ import sys
 from mindspore_offload.commands import INTERRUPTED, main
 
 if __name__ == "__main__":
-    # While MindSpore computes, it answers an interrupt by sending itself SIGTERM, which would end this process at once
-    # and leave its scratch folder behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # These signals would end this process at once, and leave its files behind. While MindSpore computes, it answers an
+    # interrupt by sending itself SIGTERM. `nohup` ignores SIGHUP.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     status = main()
     if status == INTERRUPTED:
         # MindSpore crashes when it is taken down in the middle of its import or of a step.
-        sys.stdout.flush()
         os._exit(status)
     sys.exit(status)

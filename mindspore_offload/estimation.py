@@ -11,6 +11,7 @@ from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 
 MOMENT_DTYPES = tuple(MOMENT_FORMATS)
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
+SLOWEST = 1e-9  # in 1e9 bytes per second: the time at a lower speed may be more than a float holds
 
 
 def estimate(
@@ -82,9 +83,10 @@ def estimate(
         )
     positive = {"max_grad_norm": max_grad_norm, "devices": devices, "link_gb_s": link_gb_s, "host_gb_s": host_gb_s}
     for name, value in positive.items():
-        if value is not None and not 0 < value <= MOST:
+        above = SLOWEST if name.endswith("gb_s") else 0
+        if value is not None and not above < value <= MOST:
             raise ValueError(
-                f"For 'estimate', the argument '{name}' must be greater than 0 and at most {MOST:g}, but got "
+                f"For 'estimate', the argument '{name}' must be greater than {above:g} and at most {MOST:g}, but got "
                 f"{value!r:.60}."
             )
     if min_offload_size < 0:

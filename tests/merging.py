@@ -87,12 +87,17 @@ def trained():
     return parameters_of(optimizer)
 
 
-def run(*arguments):
-    """Runs the command and returns its exit status."""
+def run_command(*arguments):
+    """Runs a command and returns its exit status."""
     try:
-        return main(["merge", *map(str, arguments)])
+        return main(arguments)
     except SystemExit as error:  # argparse ends so
         return error.code
+
+
+def run(*arguments):
+    """Runs ``merge`` and returns its exit status."""
+    return run_command("merge", *map(str, arguments))
 
 
 def assert_refused(arguments, message, capsys):

@@ -9,12 +9,13 @@ exit status. It imports MindSpore in ``run`` and not before, so that help and re
 import argparse
 import contextlib
 import os
+import re
 import sys
 import tempfile
 
 from mindspore_offload._version import __version__
 from mindspore_offload.commands import doctor, estimate, merge
-from mindspore_offload.commands.common import CommandError
+from mindspore_offload.commands.common import CommandError, Results, say
 
 COMMANDS = {"doctor": doctor, "estimate": estimate, "merge": merge}
 
@@ -25,7 +26,14 @@ class _Parser(argparse.ArgumentParser):
     """Prints each error in one line."""
 
     def error(self, message):
-        self.exit(USAGE_ERROR, f"{self.prog}: {message}; '{self.prog} --help' lists the options\n")
+        say(f"{self.prog}: {message}; '{self.prog} --help' lists the options")
+        self.exit(USAGE_ERROR)
+
+    def parse_args(self, arguments):
+        for argument in arguments:
+            if re.fullmatch("--[a-z-]+=--|-[a-z]--", argument):  # argparse would drop the value
+                self.error(f"{argument!r} has the value '--', which no option has")
+        return super().parse_args(arguments)
 
 
 @contextlib.contextmanager
@@ -35,8 +43,11 @@ def _scratch_folder():
     if name in os.environ:
         yield
         return
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[name] = folder
+    with contextlib.ExitStack() as stack:
+        try:
+            os.environ[name] = stack.enter_context(tempfile.TemporaryDirectory())
+        except OSError as error:
+            raise CommandError(f"no temporary folder can be made: {error.strerror}; set TMPDIR to a folder") from error
         try:
             yield
         finally:
@@ -53,13 +64,16 @@ def main(argv=None):
     for name, command in COMMANDS.items():
         description = f"{command.HELP[0].upper()}{command.HELP[1:]}."
         command.add_options(commands.add_parser(name, help=command.HELP, description=description))
-    arguments = parser.parse_args(argv)
+    program = parser.prog
     try:
-        with _scratch_folder():
-            return COMMANDS[arguments.command].run(arguments)
+        with contextlib.redirect_stdout(Results(sys.stdout)):
+            arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+            program = f"{program} {arguments.command}"
+            with _scratch_folder():
+                return COMMANDS[arguments.command].run(arguments)
     except CommandError as error:
-        print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
+        say(f"{program}: {error}")
         return USAGE_ERROR
     except KeyboardInterrupt as interrupt:
-        print(f"{parser.prog} {arguments.command}: interrupted{interrupt}", file=sys.stderr)
+        say(f"{program}: interrupted{interrupt}")
         return INTERRUPTED

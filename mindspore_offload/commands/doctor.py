@@ -53,7 +53,7 @@ def run(arguments):
     for finding in examine():
         findings.append(finding)
         if not arguments.json:
-            print(finding, flush=True)
+            print(finding)
     healthy = all(finding.state != FAILED for finding in findings)
     if arguments.json:
         print(json.dumps({"healthy": healthy, "findings": [finding._asdict() for finding in findings]}, indent=2))

@@ -135,7 +135,7 @@ def run(arguments):
         dtypes = [arguments.dtype] if arguments.dtype else list(ELEMENT_TYPES)
         source = ""
     else:
-        if arguments.net:
+        if arguments.net is not None:
             parameters, others = sizes.of_net(arguments.net), {}
         else:
             parameters, others = sizes.of_checkpoint(arguments.checkpoint)
