@@ -230,8 +230,9 @@ class AdamOffload(GuardedAttributes):
             arguments = [beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter]
             arguments += [v for v in (learning_rate, weight_decay, loss_scale) if isinstance(v, (int, float))]
             ranks.check_same(self.cls_name, own.ranks, self.parameters, arguments)
-        # Registered before the other states, and so loaded before them.
-        self._shard_state = states.shard_state(own) if own.ranks > 1 else None
+        # Registered before the other states, and so loaded before them. In a tuple, it has its own name in a cell that
+        # holds this one, not that of the attribute.
+        self._shard_state = ParameterTuple([states.shard_state(own)] if own.ranks > 1 else [])
         keys = states.keys_of([parameter.name for parameter in self.parameters])
         tensors = [
             states.allocate(parameter, moment_dtype, own, *each)

@@ -80,7 +80,7 @@ class Step(nn.Cell):
 
     def __init__(self, net, optimizer):
         super().__init__(auto_prefix=False)
-        self.optimizer = optimizer
+        self.net, self.optimizer = net, optimizer
         self.backward = ops.value_and_grad(net, None, optimizer.parameters)
         self.average = nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=get_group_size())
         self.map = C.Map()
@@ -93,6 +93,16 @@ class Step(nn.Cell):
 
 def _scaled(scale, gradient):
     return gradient * scale
+
+
+class Holder(nn.Cell):
+    """A training cell as users write it, or a cell around one. It prefixes the names of all parameters."""
+
+    def __init__(self, net, optimizer=None):
+        super().__init__()
+        self.net = net
+        if optimizer is not None:
+            self.optimizer = optimizer
 
 
 def new_training(name, shard_states):
@@ -185,6 +195,8 @@ def save(folder):
         step, optimizer = new_training(name, True)
         train(step, STEPS // 2)
         ms.save_checkpoint(optimizer, str(folder / f"{name} {get_rank()} of {get_group_size()}.ckpt"))
+        held = Holder(Holder(step.net, optimizer))
+        ms.save_checkpoint(held, str(folder / f"held {name} {get_rank()} of {get_group_size()}.ckpt"))
     write_and_wait(folder, "saved", "")
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -69,6 +69,7 @@ CKPT = {
     "zip": (b"PK\x03\x04" + bytes(100), "is not a checkpoint of MindSpore"),
     "zeros": (bytes(1000), "is not a checkpoint of MindSpore"),
     "cut": (entry()[:-1], "in the middle of a field"),
+    "name-of-other-bytes": (entry(name=b"\xff"), "a name in it is not valid UTF-8"),
     "entry-of-2**60": (varint(10) + varint(2**60) + bytes(100), "in the middle of a field"),
     "no-end-of-a-number": (varint(10) + b"\xff" * 10**6, "more than 64 bits"),
     "no-name": (field(1, field(2, field(2, b"Float32"))), "an entry without a name or a tensor"),

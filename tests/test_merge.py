@@ -52,13 +52,18 @@ def new_training(optimizer=AdamOffload):
     return nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), adam).set_train()
 
 
-@pytest.mark.parametrize("optimizer", [AdamOffload, nn.Adam])
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_a_training_cell_loads_it_strictly(suffix, optimizer, tmp_path, capsys):
-    """The statistics of the batch norm differ on the ranks. Those of rank 0 are taken, which one line says."""
+@pytest.fixture(scope="module")
+def trained_cell():
     training = new_training()
     training(Tensor(np.eye(4, 200, dtype=np.float32)), Tensor(np.ones((4, 100), np.float32)))
-    saved = parameters_of(training)
+    return parameters_of(training)
+
+
+@pytest.mark.parametrize("optimizer", [AdamOffload, nn.Adam])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_training_cell_loads_it_strictly(suffix, optimizer, trained_cell, tmp_path, capsys):
+    """The statistics of the batch norm differ on the ranks. Those of rank 0 are taken, which one line says."""
+    saved = trained_cell
     ranks = cut(saved, 4)
     assert ranks[3]["moment1.0.weight"].shape == (5120,)
     for rank in (1, 2):
@@ -86,7 +91,7 @@ class Training(nn.Cell):
 
     def __init__(self, is_net_first):
         super().__init__()
-        nets = [nn.Dense(200, 100), nn.Dense(100, 300)]
+        nets = [nn.Dense(200, 100), nn.Dense(100, 200)]  # pieces of the weights have the same size
         optimizers = [AdamOffload(net.trainable_params()) for net in nets]
         if is_net_first:
             self.first_net, self.second_net = nets
@@ -95,17 +100,30 @@ class Training(nn.Cell):
             self.first_net, self.second_net = nets
 
 
-@pytest.mark.parametrize("is_net_first", [True, False])
-def test_the_parameters_of_prefixed_states_are_found(is_net_first, tmp_path):
-    saved = parameters_of(Training(is_net_first))
-    if is_net_first:
-        assert {"first.weight", "first.moment1.weight", "second.weight", "second.moment1.weight"} <= saved.keys()
-    else:
-        # The second net's states are told from the first one's by their shapes.
-        assert {"first_net.weight", "first.moment1.weight", "second_net.weight"} <= saved.keys()
+class Holder(nn.Cell):
+    """Another cell around it. It prefixes all names once more."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+
+PREFIXED = {
+    "net-first": (lambda: Training(True), "", "first.weight"),
+    "net-last": (lambda: Training(False), "", "first_net.weight"),
+    "held": (lambda: Holder(Training(True)), "cell.", "cell.first_net.weight"),
+    "held-twice": (lambda: Holder(Holder(Training(False))), "cell.cell.", "cell.cell.first.weight"),
+}
+
+
+@pytest.mark.parametrize(("training", "prefix", "weight"), PREFIXED.values(), ids=PREFIXED)
+def test_the_parameters_of_prefixed_states_are_found(training, prefix, weight, tmp_path):
+    """Where the optimizers have the same names for their parameters, the shapes of the biases tell the nets apart."""
+    saved = parameters_of(training())
+    assert {weight, f"{prefix}first.moment1.weight", f"{prefix}second.moment1.weight"} <= saved.keys()
     for value in saved.values():
         value += np.random.default_rng(1).standard_normal(value.shape).astype(value.dtype)
-    paths = save_ranks(tmp_path, cut(saved, 3, ["first.", "second."]))
+    paths = save_ranks(tmp_path, cut(saved, 3, [f"{prefix}first.", f"{prefix}second."]))
     assert_same(merged(paths, tmp_path / "whole.ckpt"), saved)
 
 

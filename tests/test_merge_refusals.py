@@ -2,14 +2,19 @@
 
 """``merge`` refuses in one line what does not fit together, and then leaves no file."""
 
+import os
 import resource
+import sys
 from pathlib import Path
 
 import merging
 import numpy as np
 import pytest
 from checkpoint_bytes import entry, field
-from merging import FORMATS, assert_refused, assert_same, cut, merged, run, save, save_ranks
+from merging import FORMATS, assert_refused, assert_same, cut, load, merged, run, save, save_ranks
+
+from mindspore_offload.commands import merge
+from mindspore_offload.commands.checkpoint_writer import named_at_the_end
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,46 @@ def test_wrong_outputs_are_refused(two, tmp_path, capsys):
     assert_refused([*two, "-o", tmp_path / "whole.safetensors"], "must be of the same format", capsys)
     output.write_bytes(b"old")
     assert_same(merged(two, output, "--overwrite"), expected)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
+def test_a_file_that_appears_meanwhile_is_not_replaced(links, two, tmp_path, monkeypatch, capsys):
+    """Some file systems have no hard links."""
+    output = tmp_path / "whole.ckpt"
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: os.stat("no such file"))
+    expected = merged(two, output)
+    output.unlink()
+    monkeypatch.setattr(os, "fsync", lambda _: output.write_bytes(b"other"))
+    assert run(*two, "-o", output) == 2
+    assert f"-o '{output}' exists; give another path, or --overwrite\n" in capsys.readouterr().err
+    assert output.read_bytes() == b"other"
+    assert sorted(map(str, tmp_path.iterdir())) == [*two, str(output)]
+    assert_same(merged(two, output, "--overwrite"), expected)
+
+
+def test_a_left_temporary_file_is_no_obstacle(tmp_path):
+    """A merge that was killed leaves one. In a container, the next one often has the same process id."""
+    output = tmp_path / "whole.ckpt"
+    with named_at_the_end(output, True) as left, named_at_the_end(output, True) as file:
+        file.write(b"whole")
+        left.write(b"left")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.ckpt"]
+
+
+def test_a_result_that_can_not_be_reported_is_complete(whole, two, tmp_path, monkeypatch, capsys):
+    """Progress that can't be printed changes nothing."""
+    output = tmp_path / "whole.ckpt"
+    monkeypatch.setattr(merge, "SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert run(*two, "-o", output) == 2
+    assert f"the standard output can't be written: it is closed; '{output}' is complete\n" in capsys.readouterr().err
+    assert_same(load(output), whole)
+    output.unlink()
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert_same(merged(two, output), whole)
 
 
 def test_a_full_disk_leaves_no_file(two, tmp_path, capsys):
@@ -166,8 +211,8 @@ DIFFERENT = {
     ),
     "no-parameter": (removed("net.a", 2), "has the moments of 'net.a', but no parameter of that name"),
     "two-parameters": (two_parameters, "has the moments of 'net.a', but several parameters of that name"),
-    "no-step": (removed("global_step", 2), "has no 'shard' and 'global_step'"),
-    "no-shard": (removed("shard", 2), "has no 'shard' and 'global_step'"),
+    "no-step": (removed("global_step", 2), "has no 'shard' with a 'global_step'"),
+    "no-shard": (removed("shard", 2), "has no 'shard' with a 'global_step'", "by mindspore.unified_safetensors"),
     "shard-of-floats": (everywhere("shard", np.float32), "'shard' must have 8 bytes of int32"),
     "shard-of-three": (everywhere("shard", lambda a: np.zeros(3, np.int32)), "'shard' must have 8 bytes of int32"),
     "rank-too-high": (everywhere("shard", shifted(2, 0)), "it says that its rank is 2 of 2"),

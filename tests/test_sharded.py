@@ -52,7 +52,7 @@ def test_the_same_bits_as_with_whole_states(compared, scenario):
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     start("save", folder, 2)
-    assert len(list(folder.glob("*of 2.ckpt"))) == 2 * len(sharded.RESUMED)
+    assert len(list(folder.glob("*of 2.ckpt"))) == 2 * 2 * len(sharded.RESUMED)
     return folder
 
 
@@ -70,6 +70,14 @@ def merged(folder, name, ranks):
     assert commands.main(["merge", *files, "-o", str(whole), "--overwrite"]) == 0
     loaded = ms.load_checkpoint(str(whole))
     return {key: value.astype(ms.float32).asnumpy().tobytes() for key, value in loaded.items()}
+
+
+def test_the_files_of_cells_that_hold_the_optimizer_are_merged(saved):
+    """Their states have a prefix, and the weights another one."""
+    for name in sharded.RESUMED:
+        whole = merged(saved, name, 2)
+        cells = {key: "net" if key.startswith("weight") else "optimizer" for key in whole}
+        assert merged(saved, f"held {name}", 2) == {f"net.{cells[key]}.{key}": value for key, value in whole.items()}
 
 
 def test_other_numbers_of_ranks_load_the_merged_file(saved):

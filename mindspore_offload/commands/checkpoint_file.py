@@ -229,7 +229,10 @@ def _text(file, value):
     if len(place) > TEXT_LIMIT:
         raise BadFile(f"a name in it would have {len(place):,} bytes, and at most {TEXT_LIMIT:,} are read")
     file.seek(place.start)
-    return _exactly(file, len(place)).decode("utf-8", "replace")
+    try:
+        return _exactly(file, len(place)).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadFile("a name in it is not valid UTF-8") from error
 
 
 def _exactly(file, size):

@@ -76,19 +76,22 @@ class Source:
             return checkpoint_file.metadata(self._file) if self.is_safetensors else {}
 
     def blocks(self, places):
-        """Yields the bytes at `places`, in blocks of `BLOCK_BYTES` and a shorter last one."""
-        block = bytearray()
+        """Yields the bytes at `places`, in blocks of `BLOCK_BYTES` and a shorter last one.
+
+        Keeps no block while it waits: hundreds of files may be read at once.
+        """
+        parts, room = [], BLOCK_BYTES
         for place in places:
             start = place.start
             while start < place.stop:
-                part = self._read(start, min(place.stop - start, BLOCK_BYTES - len(block)))
-                start += len(part)
-                block += part
-                if len(block) == BLOCK_BYTES:
-                    yield block
-                    block = bytearray()
-        if block:
-            yield block
+                parts.append(self._read(start, min(place.stop - start, room)))
+                start += len(parts[-1])
+                room -= len(parts[-1])
+                if not room:
+                    room = BLOCK_BYTES
+                    yield _taken(parts)
+        if parts:
+            yield _taken(parts)
 
     def _read(self, start, size):
         with self._errors_explained():
@@ -129,3 +132,10 @@ class Source:
         for name in sorted(entries):
             yield name.encode("utf-8", "surrogatepass")
             yield from self.blocks(entries[name].places)
+
+
+def _taken(parts):
+    """Joins the parts, and empties the list."""
+    block = b"".join(parts)
+    parts.clear()
+    return block

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes checkpoint files, block by block: a tensor need not fit into memory."""
+"""Writes checkpoint files, block by block: a tensor need not fit into memory.
+
+MindSpore's `save_checkpoint` and safetensors' `save_file` want all tensors in memory at once. `load_checkpoint` would
+also read each file as a whole, and safetensors has no bfloat16 for NumPy. Importing MindSpore takes seconds.
+"""
 
 import contextlib
+import errno
 import json
 import math
 import os
+import secrets
 import struct
 import zlib
 from collections.abc import Iterable
@@ -36,21 +42,35 @@ class Output(NamedTuple):
 
 
 @contextlib.contextmanager
-def replaced_at_the_end(path):
-    """Gives a new file beside `path` to write to. It gets that name when it is complete, or is removed."""
-    temporary = f"{path}.{os.getpid()}.tmp"
+def named_at_the_end(path, may_replace):
+    """Gives a new file beside `path` to write to. It gets that name when it is complete, or is removed.
+
+    Raises:
+        FileExistsError: If a file has that name by then, and must not be replaced.
+    """
+    # Not by the process id: in a container, that of a killed program comes again.
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if may_replace or not _linked(temporary, path):
             os.replace(temporary, path)
-    except FileExistsError:  # it is another program's
-        raise
-    except BaseException:  # an interrupt, too, even while the file is opened
+    finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        raise
+
+
+def _linked(temporary, path):
+    """Gives a file one more name, unless a file has that name. Returns False on a file system without hard links."""
+    try:
+        os.link(temporary, path)
+        return True
+    except OSError:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        return False
 
 
 def ckpt(file, tensors, has_checksum):

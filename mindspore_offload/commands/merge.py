@@ -5,14 +5,14 @@
 import contextlib
 import itertools
 import os
-import sys
+import resource
 import time
 
 from mindspore_offload.commands import checkpoint_writer
 from mindspore_offload.commands.checkpoint_file import CHECKSUM_TEXT
 from mindspore_offload.commands.checkpoint_source import Source, is_safetensors
 from mindspore_offload.commands.checkpoint_writer import Output
-from mindspore_offload.commands.common import CommandError
+from mindspore_offload.commands.common import CommandError, say
 from mindspore_offload.commands.rank_files import SAME_STEP, in_order, layout_of
 from mindspore_offload.formats import ELEMENT_TYPES
 
@@ -43,21 +43,27 @@ def run(arguments):
     """Writes the whole checkpoint and prints its size. Returns 0."""
     output = arguments.output
     _check_paths(arguments.files, output, arguments.overwrite)
+    _allow_open_files(len(arguments.files))
     try:
         with contextlib.ExitStack() as stack:
-            ranks = in_order([stack.enter_context(Source(path)) for path in arguments.files])
+            ranks = in_order(stack.enter_context(Source(path)) for path in arguments.files)
             merge = _Merge(ranks)
-            with checkpoint_writer.replaced_at_the_end(output) as file:
+            with checkpoint_writer.named_at_the_end(output, arguments.overwrite) as file:
                 merge.write(file)
+    except FileExistsError as error:
+        raise _exists(output) from error
     except OSError as error:
         raise CommandError(f"-o {output!r} can't be written: {error.strerror}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f": {output!r} was not written") from None
-    print(f"{output!r}: {merge.length:,} bytes of tensors from {len(ranks)} ranks, after step {ranks[0].step}")
-    if merge.differing:
-        shown = ", ".join(f"{name!r:.60}" for name in merge.differing[:NAMES_SHOWN])
-        more = f" and {len(merge.differing) - NAMES_SHOWN} others" if len(merge.differing) > NAMES_SHOWN else ""
-        print(f"Different on the ranks, and taken from rank 0: {shown}{more}")
+    try:
+        print(f"{output!r}: {merge.length:,} bytes of tensors from {len(ranks)} ranks, after step {ranks[0].step}")
+        if merge.differing:
+            shown = ", ".join(f"{name!r:.60}" for name in merge.differing[:NAMES_SHOWN])
+            more = f" and {len(merge.differing) - NAMES_SHOWN} others" if len(merge.differing) > NAMES_SHOWN else ""
+            print(f"Different on the ranks, and taken from rank 0: {shown}{more}")
+    except CommandError as error:
+        raise CommandError(f"{error}; {output!r} is complete") from error
     return 0
 
 
@@ -76,7 +82,19 @@ def _check_paths(files, output, may_overwrite):
         if os.path.exists(path) and os.path.samefile(path, output):
             raise CommandError(f"-o {output!r} is one of the files to merge; give another path")
     if not may_overwrite:
-        raise CommandError(f"-o {output!r} exists; give another path, or --overwrite")
+        raise _exists(output)
+
+
+def _exists(output):
+    return CommandError(f"-o {output!r} exists; give another path, or --overwrite")
+
+
+def _allow_open_files(count):
+    """Raises this process's limit of open files as far as it may, if `count` files and some others need that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 100 if hard == resource.RLIM_INFINITY else min(count + 100, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Merge:
@@ -170,4 +188,4 @@ class _Progress:
         self._done += count
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + SECONDS
-            print(f"... {self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB", file=sys.stderr, flush=True)
+            say(f"... {self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB")

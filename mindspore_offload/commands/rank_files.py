@@ -61,6 +61,8 @@ def in_order(sources):
     for source in sources:
         file = _rank_file(source)
         first = first or file
+        if file.entries == first.entries:  # as a rule: then one copy is enough for all ranks
+            file = file._replace(entries=first.entries)
         if file.ranks != first.ranks:
             raise CommandError(
                 f"{file.source} is of {file.ranks} ranks, but {first.source} is of {first.ranks}; {SAME_STEP}"
@@ -82,8 +84,9 @@ def _rank_file(source):
     optimizers = tuple(prefix for prefix in prefixes if f"{prefix}global_step" in entries)
     if not optimizers:
         raise CommandError(
-            f"{source} was not saved by an optimizer with shard_states=True: it has no {STATE!r} and 'global_step'; "
-            f"other checkpoints are whole"
+            f"{source} was not saved by an optimizer with shard_states=True: it has no {STATE!r} with a 'global_step'; "
+            f"without shard_states, the file of any data-parallel rank is whole already, and the files of "
+            f"semi-automatic parallel are merged by mindspore.unified_safetensors or mindspore.transform_checkpoints"
         )
     shards = {source.integers(entries[f"{prefix}{STATE}"], 2) for prefix in optimizers}
     rank, ranks = min(shards)
@@ -106,17 +109,45 @@ def layout_of(files):
         if entry.code == MAP:
             raise CommandError(f"{first.source} has a map of parameters, {entry.name!r:.60}, which can't be merged")
     layout = Layout({}, set(), {f"{prefix}{STATE}" for prefix in first.optimizers})
-    for prefix in first.optimizers:
-        for name in first.entries:
-            if not name.startswith(prefix):
+    updated = {prefix: [] for prefix in first.optimizers}  # the names that an optimizer has for its parameters
+    for name in first.entries:
+        for prefix, rest in _cuts(name):
+            if prefix not in updated:
                 continue
-            kind, _, parameter = name[len(prefix) :].partition(".")
-            if COUNTERS.fullmatch(name[len(prefix) :]):
+            kind, _, parameter = rest.partition(".")
+            if COUNTERS.fullmatch(rest):
                 layout.equal.add(name)
             # A net may have a parameter of such a name, but hardly of both.
             elif kind == "moment1" and f"{prefix}moment2.{parameter}" in first.entries:
-                _add_states(layout, first, prefix, parameter)
+                updated[prefix].append(parameter)
+    entries = _entries_by_name(first, set().union(*updated.values()))
+    for prefix, names in updated.items():
+        for name, parameters in _parameters(first, prefix, names, entries).items():
+            _add_states(layout, first, prefix, name, parameters)
     return layout
+
+
+def _cuts(name):
+    """Yields a prefix of the name and the rest, for each dot at which the prefix may end, and for no prefix."""
+    start = 0
+    while True:
+        yield name[:start], name[start:]
+        start = name.find(".", start) + 1
+        if not start:
+            return
+
+
+def _entries_by_name(file, names):
+    """Returns for each of the names the entries that have it, by the prefix before it. States are not among them."""
+    states = {f"{prefix}{kind}." for prefix in file.optimizers for kind in STATE_DTYPES}
+    found = {name: {} for name in names}
+    for name, entry in file.entries.items():
+        cuts = list(_cuts(name))
+        if not any(prefix in states for prefix, _ in cuts):
+            for prefix, rest in cuts:
+                if rest in found:
+                    found[rest][prefix] = entry
+    return found
 
 
 def _check_same_tensors(first, file):
@@ -133,9 +164,8 @@ def _check_same_tensors(first, file):
             )
 
 
-def _add_states(layout, file, prefix, name):
+def _add_states(layout, file, prefix, name, parameters):
     """Adds the states of a parameter to the layout, and the parameter, to which the optimizer gave this name."""
-    parameters = _parameters(file, prefix, name)
     layout.equal.update(parameter.name for parameter in parameters)
     shape, piece = parameters[0].shape, piece_size(parameters[0].size, file.ranks)
     for kind, dtypes in STATE_DTYPES.items():
@@ -155,27 +185,29 @@ def _add_states(layout, file, prefix, name):
             )
 
 
-def _parameters(file, prefix, name):
-    """Returns the entries of the parameter that has this name in those of its states.
+def _parameters(file, prefix, names, entries):
+    """Returns for each name that an optimizer has for a parameter the entries of that parameter.
 
     A cell that holds the optimizer, or the net, may have prefixed the parameter's name since. Then these are all that
-    may be it by their names and sizes. They have one shape.
+    may be it by their names and sizes: those with a prefix that suits all parameters of the optimizer, if there are
+    any. They have one shape.
     """
-    for candidate in (f"{prefix}{name}", name):
-        if candidate in file.entries:
-            return [file.entries[candidate]]
-    states = tuple(f"{optimizer}{kind}." for optimizer in file.optimizers for kind in STATE_DTYPES)
-    shape = file.entries[f"{prefix}moment1.{name}"].shape
-    found = [
-        entry
-        for entry in file.entries.values()
-        if entry.name.endswith(f".{name}")
-        and not entry.name.startswith(states)
-        and shape in (entry.shape, (piece_size(entry.size, file.ranks),))
-    ]
-    if len({entry.shape for entry in found}) != 1:
-        raise CommandError(
-            f"{file.source} has the moments of {name!r:.60}, but {'several parameters' if found else 'no parameter'} "
-            f"of that name, which tells their shape; save the training cell or the optimizer with all its parameters"
-        )
-    return found
+    own, others = {}, {}
+    for name in names:
+        entry = file.entries.get(f"{prefix}{name}")
+        if entry is not None:
+            own[name] = [entry]
+            continue
+        shape = file.entries[f"{prefix}moment1.{name}"].shape
+        fits = {cell: e for cell, e in entries[name].items() if shape in (e.shape, (piece_size(e.size, file.ranks),))}
+        others[name] = fits
+    common = set.intersection(*map(set, others.values())) if others else set()
+    for name, fits in others.items():
+        own[name] = found = [entry for cell, entry in fits.items() if cell in common] or list(fits.values())
+        if len({entry.shape for entry in found}) != 1:
+            raise CommandError(
+                f"{file.source} has the moments of {name!r:.60}, but "
+                f"{'several parameters' if found else 'no parameter'} of that name and a size that fits; save the "
+                f"training cell or the optimizer with all its parameters"
+            )
+    return own
