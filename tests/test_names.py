@@ -2,6 +2,7 @@
 
 """Names of parameters: those of attributes and states are refused, and all others train."""
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
@@ -76,3 +77,10 @@ def test_parameters_keep_their_order():
     names = [parameter.name for parameter in AdamOffload(parameters_named("ab")).get_parameters()]
     moments = [f"moment{i}.{name}" for i in (1, 2) for name in "ab"]
     assert names == ["global_step", "learning_rate", "a", "b", "beta1_power", "beta2_power", *moments]
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_state_dict_has_each_parameter_once_by_its_name(settings):
+    parameters = [*parameters_named(["float32", "small"]), Parameter(Tensor(np.ones(9), ms.float16), name="half")]
+    optimizer = AdamOffload(parameters, min_offload_size=2, **settings)
+    assert optimizer.state_dict().keys() == optimizer.parameters_dict().keys()
