@@ -14,7 +14,10 @@ _ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.execu
 
 
 def run(program, folder, ranks, *arguments):
-    """Runs a program on so many ranks, in a folder that also gets their output. Prints how the outputs end."""
+    """Runs a program on so many ranks, in a folder that also gets their output. Returns the exit status of msrun.
+
+    It is 1 if a rank or the scheduler ended with another status than 0. Prints which did, and how all outputs end.
+    """
     command = (
         *(sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={ranks}"),
         *(f"--local_worker_num={ranks}", f"--master_port={_free_port()}", "--join=True", f"--log_dir={folder}/log"),
@@ -23,9 +26,11 @@ def run(program, folder, ranks, *arguments):
     ended = subprocess.run(
         command, env=_ENVIRONMENT, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
     )
+    print(*(line for line in ended.stdout.splitlines() if "exit with exception" in line), sep="\n")
     outputs = {log.name: log.read_text(errors="replace") for log in sorted(Path(folder, "log").glob("*.log"))}
     for name, output in {f"msrun, exit status {ended.returncode}": ended.stdout, **outputs}.items():
         print(name, output[-2000:], sep="\n")
+    return ended.returncode
 
 
 def _free_port():

@@ -203,7 +203,7 @@ def test_gan(tmp_path):
 
 @pytest.mark.full
 def test_data_parallel(tmp_path):
-    msrun.run(EXAMPLES / "data_parallel.py", tmp_path, 2, "--steps=8", f"--output={tmp_path}")
+    assert msrun.run(EXAMPLES / "data_parallel.py", tmp_path, 2, "--steps=8", f"--output={tmp_path}") == 0
     for rank in range(2):
         printed = (tmp_path / "log" / f"worker_{rank}.log").read_text()
         threads, cores = re.search(rf"worker {rank} of 2: AdamOffload has (\d+) of (\d+) cores", printed).groups()
