@@ -49,7 +49,7 @@ class Launches(nn.Cell):
 
     def __init__(self, optimizer):
         super().__init__(auto_prefix=False)
-        self.updates = optimizer._updates
+        self.updates = optimizer._step.updates
         columns = {**dict.fromkeys(COLUMNS, 0.0), "learning_rate": 1e-3, "clip": 1, "gradient_scale": 1, "eps": 1e-8}
         self.coefficients = Tensor([[columns[name] for name in COLUMNS]], ms.float32)
         self.gradients = ParameterTuple(
@@ -116,7 +116,7 @@ def main():
         _, update = measure(Launches(optimizer), options.steps)
         wall, _ = measure(step, options.steps)
         if shard_states:
-            sizes = [sum(each.moment1[i].size for i in range(len(each.moment1))) for each in optimizer._updates]
+            sizes = [sum(each.moment1[i].size for i in range(len(each.moment1))) for each in optimizer._step.updates]
             gather, _ = measure(Gathers(sizes), options.steps)
         rows.append((name, resident / params, update * 1e3, wall * 1e3, gather * 1e3))
     if get_rank() == 0:
