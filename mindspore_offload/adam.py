@@ -22,6 +22,7 @@ from mindspore_offload.states.foreign import ForeignCheckpoint
 from mindspore_offload.step import Counters, GlobalNorm, Step
 from mindspore_offload.update import native, stock
 from mindspore_offload.update import writeback as writebacks
+from mindspore_offload.update.same_step import SameStep
 
 
 class AdamOffload(GuardedAttributes):
@@ -159,7 +160,10 @@ class AdamOffload(GuardedAttributes):
         ValueError: If a gradient has another shape than its parameter.
         RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is bfloat16 or `shard_states` is True, and the
             native library can't be used; the message says why.
-        RuntimeError: If `shard_states` is True and the communication between ranks is not initialized.
+        RuntimeError: If `shard_states` is True and the communication between ranks is not initialized, or the
+            environment variable MS_ENABLE_TFT lets MindSpore restore a rank from another one.
+        RuntimeError: If `shard_states` is True and the ranks are at different steps, or compute a step with other
+            coefficients, parameters or gradients.
         RuntimeError: If `host_kernel` is ``"stock"``, or falls back to it, and the device target is not CPU.
         RuntimeError: If the parallel mode is neither stand_alone nor data_parallel.
         RuntimeError: If the device target is Ascend and the jit level is O2.
@@ -227,8 +231,12 @@ class AdamOffload(GuardedAttributes):
         check_frozen(self.cls_name, self.parameters, rows.has_decay)
         is_small = [parameter.size < min_offload_size for parameter in self.parameters]
         if own.ranks > 1:
-            arguments = [beta1, beta2, eps, features, max_grad_norm, min_offload_size, moment_dtype, rows.of_parameter]
-            arguments += [v for v in (learning_rate, weight_decay, loss_scale) if isinstance(v, (int, float))]
+            arguments = {
+                **{"params": rows.of_parameter, "learning_rate": self.learning_rate, "weight_decay": self.weight_decay},
+                **{"loss_scale": loss_scale, "beta1": beta1, "beta2": beta2, "eps": eps, "use_locking": use_locking},
+                **{"use_nesterov": use_nesterov, "max_grad_norm": max_grad_norm, "skip_nonfinite": skip_nonfinite},
+                **{"min_offload_size": min_offload_size, "moment_dtype": str(moment_dtype)},
+            }
             ranks.check_same(self.cls_name, own.ranks, self.parameters, arguments)
         # Registered before the other states, and so loaded before them. In a tuple, it has its own name in a cell that
         # holds this one, not that of the attribute.
@@ -263,6 +271,7 @@ class AdamOffload(GuardedAttributes):
             check_gradients=self._check_gradients,
             rows=rows,
             norm=norm,
+            same_step=SameStep(self.parameters, rows.count) if own.ranks > 1 else None,
             coefficients=Coefficients(rows.count, beta1, beta2, eps, scale, features),
             counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
             dynamic_loss_scale=loss_scale if is_dynamic else None,
@@ -272,6 +281,8 @@ class AdamOffload(GuardedAttributes):
         # Not by setattr, which would make it a child: it is not the user's to cast, recompute or list.
         object.__setattr__(self, "_step", step)
         self.finish_attributes()
+        if own.ranks > 1:
+            states.exclude_from_broadcast(self)
 
     def is_compiled(self) -> bool:
         return self._check_gradients.has_run

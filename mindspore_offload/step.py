@@ -24,6 +24,7 @@ class Step(nn.Cell):
         check_gradients (Primitive): Refuses wrong gradients while the step is compiled.
         rows (Cell): Computes the learning rate and the weight decay of each row.
         norm (Union[Cell, None]): Measures the global norm. None: nothing depends on it.
+        same_step (Union[Cell, None]): Compares the ranks that share the states. None: there is only one.
         coefficients (Cell): Packs the coefficients.
         counters (Cell): Advances the counters.
         dynamic_loss_scale (Union[Parameter, None]): The loss scale, if it is a Parameter.
@@ -41,6 +42,7 @@ class Step(nn.Cell):
         check_gradients,
         rows,
         norm,
+        same_step,
         coefficients,
         counters,
         dynamic_loss_scale,
@@ -70,6 +72,7 @@ class Step(nn.Cell):
             check_gradients=check_gradients,
             rows=rows,
             norm=norm,
+            same_step=same_step,
             coefficients=coefficients,
             counters=counters,
             dynamic_loss_scale=dynamic_loss_scale,
@@ -105,6 +108,7 @@ class Step(nn.Cell):
             updates = self.updates_at_once
         if self.assigns:
             self.counters.begin()
+        whole_gradients = gradients
         if self.cuts is not None:
             gradients = host.map_(_cut, self.cuts, gradients)
         loss_scale, clip, is_finite = None, None, None
@@ -120,9 +124,9 @@ class Step(nn.Cell):
         coefficients = self.coefficients(
             self.global_step, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
         )
+        if self.same_step is not None:
+            coefficients = self.same_step(self.global_step, beta1_power, beta2_power, coefficients, whole_gradients)
         self.counters(beta1_power, beta2_power, is_finite)
-        if self.cuts is not None:  # all gradients are reduced, by collectives of the user's, before ours begin
-            coefficients = F.depend(coefficients, gradients)
         if self.order:
             gradients = host.map_(F.partial(_pick, gradients), self.order)
         updated = host.map_(F.partial(_update, coefficients, gradients), updates)

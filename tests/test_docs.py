@@ -132,10 +132,14 @@ def test_a_page_has_the_errors_of_the_code(page, language):
 
 
 def messages():
-    """Yields every error and warning in the package's Python code as a pattern, with `.+` for each inserted value.
+    """Yields every error and warning of the package as a pattern, with `.+` for each inserted value.
 
     Errors of the commands are excluded: they explain themselves.
     """
+    for path in sorted((PACKAGE / "csrc").glob("*.cc")):
+        for text in re.findall(r"throw std::runtime_error\((.*?)\);\n", path.read_text(), re.DOTALL):
+            parts = [re.findall(r'"([^"]*)"', part) for part in text.split("+")]
+            yield re.sub(r"(\.\+)+", ".+", "".join(re.escape("".join(part)) if part else ".+" for part in parts))
     for path in sorted({*PACKAGE.rglob("*.py")} - {*PACKAGE.glob("commands/**/*.py")}):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             call = node.exc if isinstance(node, ast.Raise) else node

@@ -11,6 +11,7 @@
 #include "arguments.h"
 #include "implementation.h"
 #include "kernel.h"
+#include "same_step.h"
 #include "team.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -79,6 +80,12 @@ EXPORT int SumsOfSquares(int count, void** data, int* ndims, int64_t** shapes, c
 EXPORT int GlobalNorm(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
                       void* /*extra*/) noexcept {
   return Guarded([=] { return RunNorm({count, data, ndims, shapes, dtypes}); });
+}
+
+// same_step.h describes the inputs and the output.
+EXPORT int SameStep(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
+                    void* /*extra*/) {
+  return mindspore_offload::CheckSameStep({count, data, ndims, shapes, dtypes});
 }
 
 // The compiler that built this library, and its flags, which setup.py passes as a macro.

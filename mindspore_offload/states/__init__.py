@@ -14,9 +14,17 @@ from mindspore import dtype as mstype
 from mindspore_offload import formats
 from mindspore_offload.shard import Piece, piece_of
 from mindspore_offload.states import memory
-from mindspore_offload.states.state import clone_of, forget_clones, new_state, shard_state
+from mindspore_offload.states.state import clone_of, exclude_from_broadcast, forget_clones, new_state, shard_state
 
-__all__ = ["ParameterStates", "allocate", "counter", "forget_clones", "keys_of", "shard_state"]
+__all__ = [
+    "ParameterStates",
+    "allocate",
+    "counter",
+    "exclude_from_broadcast",
+    "forget_clones",
+    "keys_of",
+    "shard_state",
+]
 
 
 @dataclass(frozen=True)

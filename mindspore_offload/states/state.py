@@ -4,6 +4,7 @@
 
 import functools
 import math
+import sys
 
 import numpy as np
 from mindspore import Parameter, Tensor
@@ -66,6 +67,16 @@ def forget_clones(parameters, clones):
     for parameter in parameters:
         info = parameter.param_info
         info.cloned_obj = [clone for clone in getattr(info, "cloned_obj", []) if id(clone) not in forgotten]
+
+
+def exclude_from_broadcast(optimizer):
+    """Keeps `parameter_broadcast` away from the states of an optimizer: a rank's pieces are its own.
+
+    Nor are those broadcast that all ranks have. If another rank has loaded another checkpoint, they tell it.
+    """
+    for parameter in optimizer.get_parameters():
+        if isinstance(parameter, _State):
+            parameter.layerwise_parallel = True
 
 
 @functools.cache
@@ -158,7 +169,25 @@ class _Loadable(Tensor):
 
 
 class _Shard(_State):
-    """The state that has the rank and the number of ranks. Loading must bring the same."""
+    """The state that has the rank and the number of ranks. Loading must bring the same.
+
+    It also refuses `remove_redundancy`. MindSpore then takes all parameters of a Cell for equal on all ranks, and would
+    save each piece on one rank only, that is, lose all others but one.
+    """
+
+    @property
+    def name(self):
+        if _called_by("get_parameter_redundancy"):
+            raise ValueError(
+                f"For the state '{self.param_info.name}', remove_redundancy can't be True: MindSpore would save "
+                f"the pieces of one rank only; set remove_redundancy=False in CheckpointConfig. The states of an "
+                f"optimizer with shard_states=True have no redundancy."
+            )
+        return super().name
+
+    @name.setter
+    def name(self, name):
+        Parameter.name.fset(self, name)
 
     def set_data(self, data, slice_shape=False):
         found, own = (np.ravel(each).tolist() for each in (data.asnumpy(), self.memory))
@@ -169,6 +198,12 @@ class _Shard(_State):
                 f"the file that 'python -m mindspore_offload merge' makes of those of all ranks. {_HALF_LOADED}"
             )
         return self
+
+
+def _called_by(function):
+    """Returns True if a function of this name, or a comprehension in it, reads the property that asks."""
+    frame = sys._getframe(2)
+    return function in (frame.f_code.co_name, frame.f_back and frame.f_back.f_code.co_name)
 
 
 class _LoadableShape(tuple):

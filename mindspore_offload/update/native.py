@@ -28,6 +28,13 @@ def norm(tensors):
     return _Norm(tensors)
 
 
+def same_step():
+    """Returns the operation that compares what all ranks bring to a step. See `mindspore_offload.update.same_step`."""
+    operation = _Operation("SameStep", (1,), mstype.float32)
+    operation.add_prim_attr("side_effect_mem", True)  # so it runs before all writes that follow
+    return operation
+
+
 # Gradients are only read. But MindSpore simplifies a product with ones to the other factor, so a gradient may be the
 # memory of a parameter, which this or an earlier bucket writes. It leaves alone what is declared as written.
 _WRITTEN = (*MOMENT_NAMES, "gradient", "master")
