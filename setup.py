@@ -35,7 +35,8 @@ class BuildLibrary(build_ext):
             return
         self.warn(
             "the native library was NOT built, because no working C++ compiler was found. The package runs on "
-            "MindSpore's own, slower operations. For the native kernel install g++ or clang++ and install it again."
+            "MindSpore's own, slower operations. For the native kernel install g++ or clang++, and install it again "
+            "with pip's option --no-cache-dir."
         )
 
     def copy_extensions_to_source(self):

@@ -14,7 +14,11 @@ PATH = Path(__file__).resolve().parent / "libmindspore_offload.so"
 
 MAX_THREADS = 1024
 
-_REBUILD = "install a C++ compiler (g++ or clang++) and reinstall mindspore_offload"
+# Without --no-cache-dir, pip takes the wheel that it built and cached without the library.
+_REBUILD = (
+    "install a C++ compiler (g++ or clang++) and reinstall mindspore_offload with "
+    "'pip install --force-reinstall --no-deps --no-cache-dir'"
+)
 
 
 class NativeLibraryError(RuntimeError):
