@@ -73,6 +73,20 @@ def test_resnet_with_clipping_and_ema(accumulated, monkeypatch):
     assert ends[0][-1] < 0.5 * ends[0][0]
 
 
+@pytest.mark.parametrize("ema", [False, True], ids=["model", "own-cell"])
+def test_who_divides_by_a_fixed_loss_scale(ema):
+    """The optimizer, unless MindCV trains with a cell of its own. The norm is that of the gradients without a scale."""
+
+    def norm(scale, **arguments):
+        ms.set_seed(1)
+        net = nn.SequentialCell(nn.Flatten(), nn.Dense(3 * 4 * 4, 10))
+        optimizer = AdamWOffload(net.trainable_params(), max_grad_norm=1.0, **arguments)
+        losses(net, optimizer, size=4, steps=1, loss_scale=scale, ema=ema)
+        return optimizer.global_norm.asnumpy().item()
+
+    np.testing.assert_allclose(norm(1024.0, loss_scale=1.0 if ema else 1024.0), norm(1.0), rtol=1e-5)
+
+
 def vit():
     ms.set_seed(1)
     return VisionTransformer(image_size=32, patch_size=16, embed_dim=24, depth=3, num_heads=3, num_classes=10)
