@@ -9,7 +9,7 @@ from benchmarks.pictures import BAR, MARGIN, ROW, VALUES, WIDTH, document, legen
 from benchmarks.words import words
 from mindspore_offload import estimate
 
-PARAMETERS, DTYPE = 7e9, "bfloat16"
+PARAMETERS, DTYPE = 7e9, "float16"
 
 
 def picture(language):
@@ -18,21 +18,21 @@ def picture(language):
     ours, _, without_masters, with_masters = estimate(PARAMETERS, DTYPE)
     smaller, *_ = estimate(PARAMETERS, DTYPE, moment_dtype="bfloat16")
     rows = {
-        "nn.Adam, 16-bit moments, no master": without_masters,
+        "nn.Adam, float16 only, 16-bit moments, no master": without_masters,
         "Adam on the device, float32 states": with_masters,
         "this package, float32 states": ours,
         "this package, bfloat16 moments": smaller,
     }
     scale = (WIDTH - 2 * MARGIN - VALUES) / max(row.device + row.host for row in rows.values())
-    title = say("Memory for training 7 billion bfloat16 weights")
+    title = say("Memory for training 7 billion 16-bit weights")
     parts = [
         text(MARGIN, 26, title, "panel"),
-        text(MARGIN, 45, say("Weights, gradients and Adam's states, without activations"), "small"),
+        text(MARGIN, 45, say("Computed: weights, gradients, Adam's states; no activations"), "small"),
         *legend(57, {"mindspore": say("on the device"), "ours": say("on the host")}),
     ]
     y = 92
     for name, row in rows.items():
-        parts.append(text(MARGIN, y, ", ".join(map(say, name.split(", ")))))
+        parts.append(text(MARGIN, y, say(", ").join(map(say, name.split(", ")))))
         x = MARGIN
         for kind, size in (("mindspore", row.device), ("ours", row.host)):
             parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y + 6}" width="{size * scale:.1f}" height="{BAR}"/>')

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Adam for MindSpore with its states and its arithmetic in host memory.
+"""Adam and AdamW for MindSpore that keep their state in host memory and run the update on the host CPU.
 
 The public names are imported when they are first used: ``python -m mindspore_offload doctor`` has to run, and to say
 what is wrong, where MindSpore can't be imported.
