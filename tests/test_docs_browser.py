@@ -5,6 +5,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 
 import pages
@@ -158,6 +159,20 @@ def test_the_pictures_speak_the_language_of_their_page(browser, built, language,
     for picture in pictures:
         assert picture.get_attribute("src").endswith(".zh.svg") == (language == "zh")
         assert wait(browser, lambda b, picture=picture: picture.get_property("naturalWidth")) > 300
+
+
+@pytest.mark.parametrize("page", ["devices", "moments", "performance", "writeback"])
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_tables_of_files_keep_their_lines(browser, built, language, page):
+    browser.get(url(built, language, page))
+    shown = {block.get_property("textContent").strip("\n"): block for block in find(browser, "article pre")}
+    files = re.findall(r"literalinclude:: (\S+)", pages.source(language, page))
+    assert files
+    for file in files:
+        text = (pages.folder(language) / file).read_text(encoding="utf-8").strip("\n")
+        height = "const s = getComputedStyle(arguments[0]); return arguments[0].clientHeight / parseFloat(s.lineHeight)"
+        lines = browser.execute_script(height, shown[text])  # the padding is less than two lines
+        assert 0 <= lines - len(text.splitlines()) < 2
 
 
 def test_code_is_copied_without_prompts_and_outputs(browser, built):
