@@ -28,6 +28,9 @@ from mindspore_offload.update.same_step import SameStep
 class AdamOffload(GuardedAttributes):
     r"""Adam that keeps its moments in host memory and runs on the host CPU; a drop-in for `mindspore.nn.AdamOffload`.
 
+    The device only writes the parameters. This saves device memory, and costs time: in each step, gradients and results
+    cross the link between device and host. Works in graph mode and in PyNative mode.
+
     The algorithm is Adam in the form at the end of section 2 of `Adam: A Method for Stochastic Optimization
     <https://arxiv.org/abs/1412.6980>`_, with both bias corrections folded into the step size. In step
     :math:`t = 1, 2, \ldots`, for each weight:
@@ -44,8 +47,8 @@ class AdamOffload(GuardedAttributes):
     :math:`g` is the element of `gradients`, :math:`w` of `params`, :math:`m` of the state `moment1`, :math:`v` of
     `moment2`; :math:`\alpha` is `learning_rate`, :math:`\beta_1, \beta_2` are `beta1` and `beta2`, :math:`\epsilon` is
     `eps`, :math:`\lambda` is `weight_decay`, :math:`S` is `loss_scale`, and :math:`\beta_1^t, \beta_2^t` are the states
-    `beta1_power` and `beta2_power`. With `use_nesterov`, :math:`\beta_1 m_t + (1 - \beta_1) g_t` replaces :math:`m_t`
-    in the last line.
+    `beta1_power` and `beta2_power`. :math:`l_t` is the step size with both bias corrections. With `use_nesterov`,
+    :math:`\beta_1 m_t + (1 - \beta_1) g_t` replaces :math:`m_t` in the last line.
 
     A float16 or bfloat16 parameter has a float32 master weight in host memory, the state `master`. In the formula,
     :math:`w` is the master; the parameter is the master rounded to nearest even. If a parameter was changed outside the
@@ -65,8 +68,8 @@ class AdamOffload(GuardedAttributes):
             float32, float16 or bfloat16; dtypes may be mixed. A group is a dict with the keys
 
             - params: Required. A list of its parameters.
-            - lr: Optional. Replaces `learning_rate` for this group.
-            - weight_decay: Optional. Replaces `weight_decay` for this group.
+            - lr: Optional. A group without it uses `learning_rate`.
+            - weight_decay: Optional. A group without it uses the argument `weight_decay`.
             - grad_centralization: Accepted, but has no effect in this optimizer.
             - order_params: In a separate dict: all parameters, in the order that the optimizer keeps.
 
@@ -75,11 +78,10 @@ class AdamOffload(GuardedAttributes):
             schedule is called with `global_step`, which is 0 in the first step. Default: ``1e-3`` .
         beta1 (float): The decay rate of the first moment, in (0.0, 1.0). Default: ``0.9`` .
         beta2 (float): The decay rate of the second moment, in (0.0, 1.0). Default: ``0.999`` .
-        eps (float): Added to the denominator; greater than 0. Default: ``1e-8`` .
-        use_locking (bool): Whether a lock protects the update of a parameter and its moments. The native host operation
-            always locks: updates of the same tensors run one after the other. MindSpore itself crashes if two Python
-            threads run the same graph, so the lock is only useful for separate graphs that share parameters. Default:
-            ``False`` .
+        eps (float): Added to the denominator, for numerical stability; greater than 0. Default: ``1e-8`` .
+        use_locking (bool): Whether a lock protects the update of a parameter and its moments. If False, the result is
+            undefined where two graphs update the same parameter at once. The native host operation always locks.
+            MindSpore itself crashes if two Python threads run the same graph. Default: ``False`` .
         use_nesterov (bool): Whether to use Nesterov's accelerated gradient. Default: ``False`` .
         weight_decay (Union[float, int, Cell]): The L2 penalty, at least 0. A Cell is called with `global_step` in each
             step. Default: ``0.0`` .
@@ -144,9 +146,15 @@ class AdamOffload(GuardedAttributes):
         TypeError: If a parameter is bfloat16 and the device target is GPU.
         TypeError: If the dtype of a gradient is none of those above.
         TypeError: If the dtype or the shape of a parameter has changed since the optimizer was built.
+        TypeError: If a keyword is that of another optimizer, such as lr or betas.
+        TypeError: If a subclass overrides `get_lr`, `get_weight_decay`, `decay_weight`, `scale_grad`,
+            `gradients_centralization` or `flatten_gradients`: no step calls them.
+        TypeError: If the optimizer is copied by ``copy.deepcopy``, or pickled.
         ValueError: If `loss_scale` or `eps` is not greater than 0.
         ValueError: If `beta1` or `beta2` is not in (0.0, 1.0).
         ValueError: If `weight_decay` or `learning_rate` is less than 0.
+        ValueError: If `learning_rate`, `weight_decay`, `loss_scale`, `beta1`, `beta2` or `eps`, also in a list or a
+            group, is a number that float32 does not hold: it would be 0, 1 or infinite.
         ValueError: If `max_grad_norm` is not greater than 0 and finite in float32.
         ValueError: If `min_offload_size` is less than 0.
         ValueError: If `host_kernel` or `writeback` is unknown.
@@ -157,7 +165,14 @@ class AdamOffload(GuardedAttributes):
         ValueError: If a parameter is empty, or occurs twice outside groups.
         ValueError: If a frozen parameter (its `requires_grad` is False) has a weight decay.
         ValueError: If the net has another Parameter in the place of one of `params`.
+        ValueError: If a parameter has the name of an attribute or a state of the optimizer.
         ValueError: If a gradient has another shape than its parameter.
+        ValueError: If what is assigned to `learning_rate` is not one number of at least 0.
+        KeyError: If a group has an unknown key.
+        AttributeError: If `beta1`, `beta2`, `eps`, `loss_scale` or `use_nesterov` is assigned to, or `weight_decay`
+            after the first step.
+        AttributeError: If `learning_rate` is assigned to, although it is a schedule or that of groups.
+        NotImplementedError: If `target` is assigned to.
         RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is bfloat16 or `shard_states` is True, and the
             native library can't be used; the message says why.
         RuntimeError: If `shard_states` is True and the communication between ranks is not initialized, or the
@@ -167,6 +182,8 @@ class AdamOffload(GuardedAttributes):
         RuntimeError: If `host_kernel` is ``"stock"``, or falls back to it, and the device target is not CPU.
         RuntimeError: If the parallel mode is neither stand_alone nor data_parallel.
         RuntimeError: If the device target is Ascend and the jit level is O2.
+        RuntimeError: If a parameter is in two groups.
+        RuntimeError: On the CPU, if a list of learning rates has no value for a step.
         RuntimeError: If a gradient is row-sparse.
         RuntimeError: If `gradients` is not a tuple with one gradient for each parameter.
 

@@ -68,6 +68,9 @@ class AdamWOffload(AdamOffload):
     Raises:
         TypeError: As `AdamOffload`.
         ValueError: As `AdamOffload`.
+        KeyError: As `AdamOffload`.
+        AttributeError: As `AdamOffload`.
+        NotImplementedError: As `AdamOffload`.
         RuntimeError: As `AdamOffload`.
 
     Supported Platforms:

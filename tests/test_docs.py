@@ -127,8 +127,8 @@ def test_a_page_has_the_errors_of_the_code(page, language):
     documented = getattr(mindspore_offload, page.split(".")[1])
     classes = documented.__mro__ if inspect.isclass(documented) else (documented,)
     found = [pages.errors_of_docstring(inspect.cleandoc(c.__doc__ or "")) for c in classes]
-    refers = [("TypeError", ["AdamOffload"]), ("ValueError", ["AdamOffload"]), ("RuntimeError", ["AdamOffload"])]
-    assert pages.errors(text) == next(errors for errors in found if errors != refers)
+    of_itself = (errors for errors in found if not errors or any(names != ["AdamOffload"] for _, names in errors))
+    assert pages.errors(text) == next(of_itself)
 
 
 def messages():
