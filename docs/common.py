@@ -110,7 +110,7 @@ _THEME_IN_CHINESE = {
     "Home": "首页",
     "On this page": "本页内容",
     "Back to top": "回到顶部",
-    "Repository": "代码仓库",
+    "Repository": "代码仓",
 }
 
 
