@@ -27,7 +27,7 @@ def picture(language):
     title = say("Memory for training 7 billion 16-bit weights")
     parts = [
         text(MARGIN, 26, title, "panel"),
-        text(MARGIN, 45, say("Computed: weights, gradients, Adam's states; no activations"), "small"),
+        text(MARGIN, 45, say("Computed: weights, gradients, states; no activations"), "small"),
         *legend(57, {"mindspore": say("on the device"), "ours": say("on the host")}),
     ]
     y = 92

@@ -30,7 +30,7 @@ _CHINESE = {
     "this package": "本软件包",
     "others": "其他",
     "Memory for training 7 billion 16-bit weights": "训练70亿个16位权重所需的内存",
-    "Computed: weights, gradients, Adam's states; no activations": "由计算得出：权重、梯度和Adam状态，不含激活值",
+    "Computed: weights, gradients, states; no activations": "由计算得出：权重、梯度和Adam状态，不含激活值",
     ", ": "，",
     "float16 only": "仅支持float16",
     "Adam on the device": "Adam在设备上",
