@@ -276,6 +276,7 @@ class AdamOffload(GuardedAttributes):
         self.global_norm = states.counter("global_norm", 0, np.float32) if clip or skip else None
         self.skipped_steps = states.counter("skipped_steps", 0, np.int32) if skip else None
 
+        self._dynamic_loss_scale = loss_scale if is_dynamic else None  # a Parameter is saved with the states
         scale = 1.0 / self.loss_scale
         norm = None
         if clip or skip:
@@ -291,7 +292,7 @@ class AdamOffload(GuardedAttributes):
             same_step=SameStep(self.parameters, rows.count) if own.ranks > 1 else None,
             coefficients=Coefficients(rows.count, beta1, beta2, eps, scale, features),
             counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
-            dynamic_loss_scale=loss_scale if is_dynamic else None,
+            dynamic_loss_scale=self._dynamic_loss_scale,
             new_updates=partial(update.cells, tensors, operation, features, self.writeback),
             kernel_sees_parameters=operation is native and self.writeback == "in_place" and not any(is_small),
         )

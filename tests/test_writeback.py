@@ -125,7 +125,7 @@ class TestChoice:
     @pytest.mark.parametrize("target", ["CPU", "GPU", "Ascend"])
     def test_auto_is_native_on_every_target(self, weight, target, pretend):
         pretend(device_target=target)
-        assert [type(cell).__module__ for cell in AdamOffload(weight)._updates] == [native.__name__]
+        assert [type(cell).__module__ for cell in AdamOffload(weight)._step.updates] == [native.__name__]
 
     def test_o2_is_refused_on_ascend(self, weight, pretend):
         pretend(device_target="Ascend", jit_level="O2")
