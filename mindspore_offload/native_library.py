@@ -4,6 +4,7 @@
 
 import ctypes
 import functools
+import hashlib
 import os
 import platform
 from pathlib import Path
@@ -72,6 +73,27 @@ def _check_abi(library):
             f"{PATH} does not fit this version of the package: {difference}; {_REBUILD}, or in a checkout run "
             f"'python setup.py build_ext --inplace'"
         )
+
+
+def path_variable():
+    """Returns the name of the environment variable with the library's path, which it sets.
+
+    A graph has this name instead of the path, because MindSpore's compile cache keeps graphs: another process may
+    import the package from elsewhere. The name holds a digest of the package's Python sources, so a graph of another
+    version finds no path. The error that MindSpore raises then shows the name, which says what to do.
+    """
+    name = f"MINDSPORE_OFFLOAD_LIBRARY_{_digest_of_sources()}_IF_MISSING_DELETE_THE_COMPILE_CACHE"
+    os.environ[name] = str(PATH)
+    return name
+
+
+@functools.cache
+def _digest_of_sources():
+    folder = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _set_isa(library):

@@ -114,6 +114,12 @@ def test_with_a_wrong_white_list(steps, fresh_library):
     assert f"set it to '{native_library.PATH.parent}'" in failed.cure
 
 
+def test_with_the_compile_cache(monkeypatch):
+    monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
+    (finding,) = [finding for finding in doctor._settings() if finding.subject == "compile cache"]
+    assert (finding.state, "delete the cache" in finding.text) == ("note", True)
+
+
 @pytest.mark.parametrize(
     ("name", "version", "text", "cure"),
     [
@@ -217,7 +223,9 @@ def test_the_speed_of_memory_is_measured_with_adam():
 
 
 def test_an_interrupted_compilation_leaves_no_file(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
+    """The first training step has been compiled then. The doctor does not store it in the compile cache."""
+    source = str(Path(doctor.__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": source, "MS_COMPILER_CACHE_ENABLE": "1"}
     command = [sys.executable, "-m", "mindspore_offload", "doctor"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     run = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)

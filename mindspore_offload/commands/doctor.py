@@ -79,6 +79,7 @@ def examine():
         yield from _library(needed=False)
         yield Finding("MindSpore", FAILED, f"can't be imported: {one_line(error)}", "reinstall it, or what it needs")
         return
+    mindspore.set_context(enable_compile_cache=False)  # the steps here are neither read from it nor stored in it
     device = mindspore.get_context("device_target")
     yield Finding("device target", OK, device)
     yield from _library(needed=device == "CPU")
@@ -132,6 +133,9 @@ def _settings():
     allowed = os.environ.get("MS_CUSTOM_AOT_WHITE_LIST")
     text = f"MS_CUSTOM_AOT_WHITE_LIST is {'not set' if allowed is None else repr(allowed)}"
     yield Finding("white list", OK if allowed is None else NOTE, text)
+    cached = os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1"
+    text = "is 1: delete the cache after an upgrade, which MindSpore does not notice" if cached else "is not 1"
+    yield Finding("compile cache", NOTE if cached else OK, f"MS_COMPILER_CACHE_ENABLE {text}")
     openmp = {name: value for name, value in sorted(os.environ.items()) if name.startswith("OMP_")}
     text = ", ".join(f"{name}={value}" for name, value in openmp.items()) or "no OMP_ variable is set"
     yield Finding("OpenMP", NOTE if openmp else OK, text)

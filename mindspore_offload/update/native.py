@@ -183,6 +183,10 @@ class _Operation(ops.Custom):
 
     def __init__(self, function, shapes, dtypes, inputs=None, written=()):
         super().__init__(f"{native_library.PATH}:{function}", lambda *_: shapes, lambda *_: dtypes, "aot")
+        # The path itself would stay in MindSpore's compile cache when the package moves.
+        self.add_prim_attr("path_from_env", True)
+        for attribute in ("func_name", "uniq_name"):
+            self.add_prim_attr(attribute, f"{native_library.path_variable()}:{function}")
         if isinstance(dtypes, tuple):
             self.add_prim_attr("multi_output", True)
         if inputs is not None:
