@@ -12,11 +12,16 @@ from setuptools.errors import CompileError
 
 SOURCES = Path("mindspore_offload/csrc")
 
+# CFLAGS and the like come before these flags. -fno-fast-math undoes a -ffast-math there, which would change results.
 # Without -fno-math-errno the compiler leaves the square root, and with it the whole loop, scalar. -ffp-contract=off
 # keeps every product and sum rounded on its own, so that all instruction sets give the same bits. -falign-loops=64:
 # a Zen 4 CPU was up to a fifth slower where a short loop began at an unlucky address. There is no -march: the library
 # picks an instruction set at run time.
 FLAGS = [*(SOURCES / "compile_flags.txt").read_text().split(), "-g0", "-fvisibility=hidden"]
+
+# With -ffast-math or the like in CFLAGS or LDFLAGS, gcc links a start-up file that turns subnormal numbers into zeros
+# in the whole process. These undo each of the flags that it looks at.
+LINK_FLAGS = ["-pthread", "-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations"]
 
 
 class BuildLibrary(build_ext):
@@ -77,7 +82,7 @@ setup(
             depends=sorted(str(path) for pattern in ("*.h", "*.txt") for path in SOURCES.glob(pattern)),
             extra_compile_args=FLAGS,
             define_macros=[("MINDSPORE_OFFLOAD_FLAGS", f'"{" ".join(FLAGS)}"')],
-            extra_link_args=["-pthread"],
+            extra_link_args=LINK_FLAGS,
             language="c++",
         )
     ],

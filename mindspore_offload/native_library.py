@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import sys
 from pathlib import Path
 
 from mindspore_offload import abi, machine
@@ -38,8 +39,9 @@ def load():
         ctypes.CDLL.
 
     Raises:
-        NativeLibraryError: If the library is missing, was built for another machine or from other sources, or is
-            outside MindSpore's white list, or if one of its environment variables has a value that can't be honoured.
+        NativeLibraryError: If the library is missing, was built for another machine, from other sources or with other
+            arithmetic, or is outside MindSpore's white list, or if one of its environment variables has a value that
+            can't be honoured.
     """
     if platform.system() != "Linux":
         raise NativeLibraryError(f"the native library runs on Linux only, but this is {platform.system()}")
@@ -47,11 +49,13 @@ def load():
         raise NativeLibraryError(
             f"{PATH} does not exist, because it was not compiled when the package was installed; {_REBUILD}"
         )
+    flushed_before = _flushes_subnormals()
     try:
         library = ctypes.CDLL(str(PATH))
     except OSError as error:
         raise NativeLibraryError(f"{PATH} can't be loaded ({error}); {_REBUILD} on this machine") from error
     _check_abi(library)
+    _check_arithmetic(library, flushed_before)
     for name in ("MindsporeOffloadBuild", "MindsporeOffloadIsa", "MindsporeOffloadSupportedIsas"):
         getattr(library, name).restype = ctypes.c_char_p
     library.MindsporeOffloadSetIsa.restype = ctypes.c_bool
@@ -73,6 +77,25 @@ def _check_abi(library):
             f"{PATH} does not fit this version of the package: {difference}; {_REBUILD}, or in a checkout run "
             f"'python setup.py build_ext --inplace'"
         )
+
+
+def _check_arithmetic(library, flushed_before):
+    """Refuses a library whose compiler changed the arithmetic: it would miss NaN, or give other bits."""
+    describe = library.MindsporeOffloadChangedArithmetic
+    describe.restype = ctypes.c_char_p
+    changed = describe().decode()
+    if not changed and _flushes_subnormals() and not flushed_before:
+        changed = "it turns subnormal numbers into zeros"
+    if changed:
+        raise NativeLibraryError(
+            f"{PATH} does not compute as IEEE 754 defines: {changed}; reinstall mindspore_offload without options such "
+            f"as -ffast-math in CFLAGS, CXXFLAGS, CPPFLAGS and LDFLAGS"
+        )
+
+
+def _flushes_subnormals():
+    """Returns True if the processor turns subnormal numbers into zeros in this thread."""
+    return sys.float_info.min / 2 == 0
 
 
 def path_variable():

@@ -9,6 +9,7 @@
 
 #include "abi.h"
 #include "arguments.h"
+#include "arithmetic.h"
 #include "implementation.h"
 #include "kernel.h"
 #include "same_step.h"
@@ -98,6 +99,8 @@ EXPORT const char* MindsporeOffloadBuild() noexcept {
 }
 
 EXPORT const char* MindsporeOffloadAbi() noexcept { return DescriptionOfAbi(); }
+
+EXPORT const char* MindsporeOffloadChangedArithmetic() noexcept { return ChangedArithmetic(); }
 
 EXPORT const char* MindsporeOffloadIsa() noexcept { return ActiveImplementation().name; }
 
