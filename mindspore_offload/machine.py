@@ -9,6 +9,7 @@ import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
 NUMA_NODES = Path("/sys/devices/system/node")
 
@@ -23,13 +24,15 @@ def allowed_cores():
 
 def container_cores():
     """Returns how many cores' time the container gets; infinite without a limit."""
-    for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with contextlib.suppress(*NO_LIMIT):
-            words = (CGROUP / quota).read_text().split()
-            words += (CGROUP / period).read_text().split() if period else []
-            if int(words[0]) > 0:
-                return int(words[0]) / int(words[1])
-    return math.inf
+    limits = [math.inf]
+    for group in _groups("cpu"):
+        for quota, period in (("cpu.max", None), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            with contextlib.suppress(*NO_LIMIT):
+                words = (group / quota).read_text().split()
+                words += (group / period).read_text().split() if period else []
+                if int(words[0]) > 0:
+                    limits.append(int(words[0]) / int(words[1]))
+    return min(limits)
 
 
 def container_memory():
@@ -37,16 +40,43 @@ def container_memory():
 
     File pages that have not been used for long count as free: the system reclaims them before it refuses memory.
     """
-    for limit, usage, stat, reclaimable in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-    ):
-        with contextlib.suppress(*NO_LIMIT):
-            size = int((CGROUP / limit).read_text())
-            statistics = dict(line.split() for line in (CGROUP / stat).read_text().splitlines())
-            if size < 1 << 60:  # the old interface writes "no limit" as a number near the largest
-                return size, size - int((CGROUP / usage).read_text()) + int(statistics.get(reclaimable, 0))
-    return math.inf, math.inf
+    sizes, free = [math.inf], [math.inf]
+    for group in _groups("memory"):
+        for limit, usage, reclaimable in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            with contextlib.suppress(*NO_LIMIT):
+                size = int((group / limit).read_text())
+                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                if size < 1 << 60:  # the old interface writes "no limit" as a number near the largest
+                    free.append(size - int((group / usage).read_text()) + int(statistics.get(reclaimable, 0)))
+                    sizes.append(size)
+    return min(sizes), min(free)
+
+
+def _groups(controller):
+    """Yields the folders of the control groups that limit this process: its own, and all above.
+
+    Version 1 has a tree of groups for each controller, version 2 one for all. In a container, the tree may begin at the
+    container's group although the process sees the path from the root of the machine. Folders on that path that do not
+    exist limit nothing.
+    """
+    try:
+        lines = OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        lines = ["0::/"]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            trees = (CGROUP, CGROUP / "unified")
+        elif controller in controllers.split(","):
+            trees = (CGROUP / controller, CGROUP / controllers)
+        else:
+            trees = ()
+        for tree in trees:
+            group = tree / path.lstrip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(tree))
 
 
 def available_memory():
