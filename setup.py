@@ -68,10 +68,11 @@ class BuildLibrary(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """The library fits every Python, so the wheel is tagged for the platform only."""
+    """Tags the wheel for the platform only, as the library fits every Python; a wheel without the library for any."""
 
     def get_tag(self):
-        return "py3", "none", super().get_tag()[2]
+        has_library = any(Path(path).exists() for path in self.get_finalized_command("build_ext").get_outputs())
+        return "py3", "none", super().get_tag()[2] if has_library else "any"
 
 
 setup(
