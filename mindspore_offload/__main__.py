@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs ``python -m mindspore_offload doctor | estimate | merge``."""
+"""Runs ``python -m mindspore_offload doctor | estimate | merge``, or ``mindspore-offload`` for short."""
 
 import os
 import signal
@@ -8,7 +8,9 @@ import sys
 
 from mindspore_offload.commands import INTERRUPTED, main
 
-if __name__ == "__main__":
+
+def run():
+    """Runs the command that the arguments of this process name, and ends the process."""
     # These signals would end this process at once, and leave its files behind. While MindSpore computes, it answers an
     # interrupt by sending itself SIGTERM. `nohup` ignores SIGHUP.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -19,3 +21,7 @@ if __name__ == "__main__":
         # MindSpore crashes when it is taken down in the middle of its import or of a step.
         os._exit(status)
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()

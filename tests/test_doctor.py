@@ -243,6 +243,17 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"mindspore_offload {__version__}\n"
 
 
+def test_the_console_script():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["mindspore-offload"].partition(":")
+    program = f"import sys; from {module} import {function}; sys.exit({function}())"
+    command = [sys.executable, "-c", program, "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == f"mindspore_offload {__version__}\n"
+
+
 def test_the_supported_versions_are_those_of_the_package():
     tomllib = pytest.importorskip("tomllib")
     with open(Path(__file__).parent.parent / "pyproject.toml", "rb") as file:
