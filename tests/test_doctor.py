@@ -124,8 +124,8 @@ def test_with_the_compile_cache(monkeypatch):
     ("name", "version", "text", "cure"),
     [
         ("numpy", "2.1.0", "bfloat16 tensors", "pip install 'numpy>=1.26,<2'"),
-        ("mindspore", "2.11.0", "below 2.10.1 is supported", "pip install 'mindspore>=2.7.0,<=2.10.0'"),
-        ("mindspore", None, "is not installed", "pip install 'mindspore>=2.7.0,<=2.10.0'"),
+        ("mindspore", "2.11.0", "below 2.11 is supported", "pip install 'mindspore>=2.7.0,<2.11'"),
+        ("mindspore", None, "is not installed", "pip install 'mindspore>=2.7.0,<2.11'"),
     ],
     ids=["numpy-2", "newer-mindspore", "no-mindspore"],
 )
@@ -262,7 +262,8 @@ def test_the_supported_versions_are_those_of_the_package():
     for text in [*project["dependencies"], f"python{project['requires-python']}"]:
         requirement = Requirement(text)
         first, beyond = doctor.SUPPORTED[wanted[requirement.name]]
-        for version in ("1.25.9", "1.26.0", "1.99", "2.0", "2.6.9", "2.7.0", "2.10.0", "2.10.1", "3.8", "3.9", "3.13"):
+        of_mindspore = ("2.6.9", "2.7.0", "2.10.0", "2.10.5", "2.11.0rc1", "2.11.0")
+        for version in ("1.25.9", "1.26.0", "1.99", "2.0", *of_mindspore, "3.8", "3.9", "3.13"):
             assert (first <= doctor._release(version) < beyond) == requirement.specifier.contains(version), text
 
 

@@ -15,12 +15,12 @@ from mindspore_offload.formats import EXACT, MOMENT_FORMATS
 
 HELP = "prints checks of everything that is used on this machine, and a cure for each fault"
 
-# As in pyproject.toml: the first release that is supported, and the first that no longer is. 2.10.1 would be untested.
-SUPPORTED = {"Python": ((3, 9), (3, 13)), "MindSpore": ((2, 7, 0), (2, 10, 1)), "numpy": ((1, 26), (2,))}
+# As in pyproject.toml: the first release that is supported, and the first that no longer is.
+SUPPORTED = {"Python": ((3, 9), (3, 13)), "MindSpore": ((2, 7, 0), (2, 11)), "numpy": ((1, 26), (2,))}
 WHY_NUMPY = "; with numpy 2, MindSpore's bfloat16 tensors and its NumpySlicesDataset fail"
 CURES = {
     "Python": "install mindspore_offload into an environment of Python 3.9 to 3.12",
-    "MindSpore": "pip install 'mindspore>=2.7.0,<=2.10.0' 'numpy>=1.26,<2'",
+    "MindSpore": "pip install 'mindspore>=2.7.0,<2.11' 'numpy>=1.26,<2'",
     "numpy": "pip install 'numpy>=1.26,<2'",
 }
 
