@@ -2,6 +2,7 @@
 
 """A step: the order of the algorithm, the global norm before the updates, and the counters."""
 
+import contextlib
 import math
 
 from mindspore import Parameter, Tensor, nn
@@ -138,11 +139,10 @@ def _with_own_memory(gradient):
     """Copies a view. MindSpore refuses it where an operation may write, and gradients are declared so."""
     if not isinstance(gradient, Tensor) or isinstance(gradient, Parameter):
         return gradient
-    try:
-        owns = gradient.is_contiguous() and gradient.untyped_storage().nbytes() == gradient.nbytes
-    except RuntimeError:  # MindSpore 2.7 does not know on the CPU
-        owns = False
-    return gradient if owns else gradient.copy()
+    is_part = not gradient.is_contiguous() or gradient.storage_offset() > 0
+    with contextlib.suppress(RuntimeError):  # MindSpore 2.7 does not know the storage on the CPU
+        is_part = is_part or gradient.untyped_storage().nbytes() > gradient.nbytes
+    return gradient.copy() if is_part else gradient
 
 
 def _is_parameter(gradient):

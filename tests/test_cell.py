@@ -40,6 +40,7 @@ def assert_trains_as_adam(train):
     assert np.abs(expected.weight.asnumpy() - WEIGHT).max() > 0.1
 
 
+@pytest.mark.newest("2.7 does not tell the first part of a tensor from a whole one, and then refuses it")
 def test_gradients_that_are_views_of_other_tensors(mode):
     def train(optimizer_class):
         net = Net()
@@ -52,7 +53,10 @@ def test_gradients_that_are_views_of_other_tensors(mode):
     assert_trains_as_adam(train)
 
 
-@pytest.mark.parametrize("begin", [0, 1], ids=["prefix", "with-offset"])
+FIRST = pytest.param(0, marks=pytest.mark.newest("as above"), id="first")
+
+
+@pytest.mark.parametrize("begin", [FIRST, pytest.param(1, id="with-offset")])
 def test_gradients_that_are_parts_of_a_tensor(begin, mode):
     parts = Tensor(np.arange(1.0, 13.0, dtype=np.float32).reshape(4, 3))
     optimizer = AdamOffload([Parameter(Tensor(WEIGHT), name="weight")])

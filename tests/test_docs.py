@@ -136,7 +136,7 @@ def messages():
 
     Errors of the commands are excluded: they explain themselves.
     """
-    for path in sorted((PACKAGE / "csrc").glob("*.cc")):
+    for path in sorted((pages.ROOT / "mindspore_offload/csrc").glob("*.cc")):
         for text in re.findall(r"throw std::runtime_error\((.*?)\);\n", path.read_text(), re.DOTALL):
             parts = [re.findall(r'"([^"]*)"', part) for part in text.split("+")]
             yield re.sub(r"(\.\+)+", ".+", "".join(re.escape("".join(part)) if part else ".+" for part in parts))

@@ -21,6 +21,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
 PNG = b"\x89PNG"
 
+pytestmark = pytest.mark.newest("the environment of the oldest MindSpore lacks the packages of the examples")
+
 
 @pytest.fixture
 def load(monkeypatch):
