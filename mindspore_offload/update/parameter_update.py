@@ -62,11 +62,11 @@ class _Update(nn.Cell):
         return value
 
     def prepared(self, row, gradient, weight):
-        """Returns the gradient for the moments: clipped, decayed and unscaled; zeros if the step is skipped."""
+        """Returns the gradient for the moments: clipped, decayed and unscaled."""
         gradient = self.clip_and_decay(row, gradient, weight)
         if self.features.unscale:
             gradient = self.mul(gradient, row[GRADIENT_SCALE])
-        return self.unless_skipped(row, gradient, self.zero)
+        return gradient
 
 
 class _UpdateInPlace(_Update):
