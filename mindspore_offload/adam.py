@@ -12,7 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, context, nn
 from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from mindspore_offload import checks, ranks, states, update
+from mindspore_offload import checks, placement, ranks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
 from mindspore_offload.formats import moment_format
@@ -112,16 +112,23 @@ class AdamOffload(GuardedAttributes):
         min_offload_size (int): Parameters with fewer elements are updated on the device, by the operation of `nn.Adam`,
             and keep their states there, because thousands of small transfers would take longer. Default: ``0`` , all
             parameters are offloaded.
+        offload_ratio (float): The share of the states on the host, in [0.0, 1.0], counted in elements of parameters.
+            The rest stays on the device, where the operation of `nn.Adam` updates it: a step is shorter, and the device
+            needs memory for these states. Whole parameters stay, the smallest first, and of equal ones the first, until
+            the share is as close to `offload_ratio` as this order allows. Those below `min_offload_size` stay in any
+            case. The attribute `offload_ratio` holds the share that was reached. Checkpoints don't depend on it.
+            Default: ``1.0`` , all parameters are offloaded.
         moment_dtype (mindspore.dtype): The dtype of the moments, ``mindspore.float32`` or ``mindspore.bfloat16``.
             bfloat16 halves their memory, to 4 bytes a parameter. They are rounded stochastically, so that they keep
             their mean; the random bits depend only on the step, the name of the parameter, without a prefix that all
-            names share, and the element. Needs the native host operation. Parameters below `min_offload_size` keep
-            float32 moments. Default: ``mindspore.float32`` .
+            names share, and the element. Needs the native host operation. Moments on the device stay float32.
+            Default: ``mindspore.float32`` .
         shard_states (bool): Whether the ranks of a data-parallel training share the states. Each rank then holds,
             updates and saves one piece of each state with at least 16,384 elements, and the device gathers the results
             (ZeRO stage 1, Rajbhandari et al., `arXiv:1910.02054 <https://arxiv.org/abs/1910.02054>`_, section 5.1). The
             weights have the same bits as with whole states. Needs `mindspore.communication.init` and the native host
-            operation. With a single rank, states are whole. Default: ``False`` .
+            operation. With a single rank, states are whole. States on the device are whole on every rank.
+            Default: ``False`` .
 
     With `max_grad_norm` or `skip_nonfinite`, the state `global_norm`, of shape (1,) and dtype float32, has the norm of
     the last step. The host measures it, which needs one more pass over the gradients.
@@ -142,6 +149,7 @@ class AdamOffload(GuardedAttributes):
         TypeError: If `learning_rate`, `weight_decay` or `loss_scale` is or holds text or a complex number.
         TypeError: If `use_locking`, `use_nesterov`, `skip_nonfinite` or `shard_states` is not a bool.
         TypeError: If `max_grad_norm` is neither None, float nor int, or `min_offload_size` is not an int.
+        TypeError: If `offload_ratio` is neither a float nor an int.
         TypeError: If the dtype of a parameter is none of those above.
         TypeError: If a parameter is bfloat16 and the device target is GPU.
         TypeError: If the dtype of a gradient is none of those above.
@@ -156,7 +164,7 @@ class AdamOffload(GuardedAttributes):
         ValueError: If `learning_rate`, `weight_decay`, `loss_scale`, `beta1`, `beta2` or `eps`, also in a list or a
             group, is a number that float32 does not hold: it would be 0, 1 or infinite.
         ValueError: If `max_grad_norm` is not greater than 0 and finite in float32.
-        ValueError: If `min_offload_size` is less than 0.
+        ValueError: If `min_offload_size` is less than 0, or `offload_ratio` is not in [0.0, 1.0].
         ValueError: If `host_kernel` or `writeback` is unknown.
         ValueError: If `moment_dtype` is neither float32 nor bfloat16.
         ValueError: If `host_kernel` is ``"stock"`` while `moment_dtype` is bfloat16 or `shard_states` is True.
@@ -169,8 +177,8 @@ class AdamOffload(GuardedAttributes):
         ValueError: If a gradient has another shape than its parameter.
         ValueError: If what is assigned to `learning_rate` is not one number of at least 0.
         KeyError: If a group has an unknown key.
-        AttributeError: If `beta1`, `beta2`, `eps`, `loss_scale` or `use_nesterov` is assigned to, or `weight_decay`
-            after the first step.
+        AttributeError: If `beta1`, `beta2`, `eps`, `loss_scale`, `use_nesterov` or `offload_ratio` is assigned to, or
+            `weight_decay` after the first step.
         AttributeError: If `learning_rate` is assigned to, although it is a schedule or that of groups.
         NotImplementedError: If `target` is assigned to.
         RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is bfloat16 or `shard_states` is True, and the
@@ -224,6 +232,7 @@ class AdamOffload(GuardedAttributes):
         max_grad_norm: Optional[float] = None,
         skip_nonfinite: bool = False,
         min_offload_size: int = 0,
+        offload_ratio: float = 1.0,
         moment_dtype: mstype.Type = mstype.float32,
         shard_states: bool = False,
     ) -> None:
@@ -235,7 +244,7 @@ class AdamOffload(GuardedAttributes):
         checks.parameters(self.cls_name, self.parameters)
         checks.betas_and_eps(self.cls_name, beta1=beta1, beta2=beta2, eps=eps)
         checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
-        checks.keywords(self.cls_name, max_grad_norm, min_offload_size, moment_dtype, shard_states)
+        checks.keywords(self.cls_name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states)
         self.writeback = writebacks.choose(writeback, self.cls_name)
         operation = update.choose(host_kernel, self.cls_name, moment_dtype, shard_states)
         checks.device(self.cls_name, self.parameters, is_stock=operation is stock)
@@ -246,13 +255,16 @@ class AdamOffload(GuardedAttributes):
 
         rows = Rows(self)
         check_frozen(self.cls_name, self.parameters, rows.has_decay)
-        is_small = [parameter.size < min_offload_size for parameter in self.parameters]
+        sizes = [parameter.size for parameter in self.parameters]
+        is_on_device = placement.kept_on_device(sizes, min_offload_size, offload_ratio)
+        self.offload_ratio = placement.offloaded_share(sizes, is_on_device)
         if own.ranks > 1:
             arguments = {
                 **{"params": rows.of_parameter, "learning_rate": self.learning_rate, "weight_decay": self.weight_decay},
                 **{"loss_scale": loss_scale, "beta1": beta1, "beta2": beta2, "eps": eps, "use_locking": use_locking},
                 **{"use_nesterov": use_nesterov, "max_grad_norm": max_grad_norm, "skip_nonfinite": skip_nonfinite},
-                **{"min_offload_size": min_offload_size, "moment_dtype": str(moment_dtype)},
+                **{"min_offload_size": min_offload_size, "offload_ratio": offload_ratio},
+                **{"moment_dtype": str(moment_dtype)},
             }
             ranks.check_same(self.cls_name, own.ranks, self.parameters, arguments)
         # Registered before the other states, and so loaded before them. In a tuple, it has its own name in a cell that
@@ -261,7 +273,7 @@ class AdamOffload(GuardedAttributes):
         keys = states.keys_of([parameter.name for parameter in self.parameters])
         tensors = [
             states.allocate(parameter, moment_dtype, own, *each)
-            for parameter, *each in zip(self.parameters, keys, rows.of_parameter, rows.has_decay, is_small)
+            for parameter, *each in zip(self.parameters, keys, rows.of_parameter, rows.has_decay, is_on_device)
         ]
         # The net may live longer, and its parameters list the states.
         states_of_parameters = [state for each in tensors for state in each.states]
@@ -294,7 +306,7 @@ class AdamOffload(GuardedAttributes):
             counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
             dynamic_loss_scale=self._dynamic_loss_scale,
             new_updates=partial(update.cells, tensors, operation, features, self.writeback),
-            kernel_sees_parameters=operation is native and self.writeback == "in_place" and not any(is_small),
+            kernel_sees_parameters=operation is native and self.writeback == "in_place" and not any(is_on_device),
         )
         # Not by setattr, which would make it a child: it is not the user's to cast, recompute or list.
         object.__setattr__(self, "_step", step)

@@ -56,6 +56,7 @@ class AdamWOffload(AdamOffload):
         max_grad_norm (Union[float, int, None]): As in `AdamOffload`. Default: ``None`` .
         skip_nonfinite (bool): As in `AdamOffload`. Default: ``False`` .
         min_offload_size (int): As in `AdamOffload`. Default: ``0`` .
+        offload_ratio (float): As in `AdamOffload`. Default: ``1.0`` .
         moment_dtype (mindspore.dtype): As in `AdamOffload`. Default: ``mindspore.float32`` .
         shard_states (bool): As in `AdamOffload`. Default: ``False`` .
 
@@ -107,6 +108,7 @@ class AdamWOffload(AdamOffload):
         max_grad_norm: Optional[float] = None,
         skip_nonfinite: bool = False,
         min_offload_size: int = 0,
+        offload_ratio: float = 1.0,
         moment_dtype: mstype.Type = mstype.float32,
         shard_states: bool = False,
     ) -> None:
@@ -125,6 +127,7 @@ class AdamWOffload(AdamOffload):
             max_grad_norm=max_grad_norm,
             skip_nonfinite=skip_nonfinite,
             min_offload_size=min_offload_size,
+            offload_ratio=offload_ratio,
             moment_dtype=moment_dtype,
             shard_states=shard_states,
         )

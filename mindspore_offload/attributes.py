@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
 
 # Attributes that the step holds as constants.
-CONSTANTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov")
+CONSTANTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov", "offload_ratio")
 
 # Methods that the steps of MindSpore's optimizers call, and a subclass may override, with what to do here.
 NOT_CALLED = {

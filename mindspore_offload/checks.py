@@ -165,10 +165,11 @@ def _check_type_of_loss_scale(cls_name, value):
         )
 
 
-def keywords(cls_name, max_grad_norm, min_offload_size, moment_dtype, shard_states):
+def keywords(cls_name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states):
     """Refuses wrong values of the arguments that `nn.AdamOffload` does not have."""
     _check_max_grad_norm(cls_name, max_grad_norm)
     _check_min_offload_size(cls_name, min_offload_size)
+    _check_offload_ratio(cls_name, offload_ratio)
     _check_moment_dtype(cls_name, moment_dtype)
     bools(cls_name, shard_states=shard_states)
 
@@ -196,6 +197,19 @@ def _check_min_offload_size(cls_name, value):
         )
     if value < 0:
         raise ValueError(f"For '{cls_name}', the argument 'min_offload_size' must be at least 0, but got {value}.")
+
+
+def _check_offload_ratio(cls_name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"For '{cls_name}', the argument 'offload_ratio' must be a float, the share of the states on the host, "
+            f"but got {value!r} of type {type(value).__name__}."
+        )
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"For '{cls_name}', the argument 'offload_ratio' must be from 0.0 to 1.0, but got {value}; 0.4 keeps 60 % "
+            f"of the states on the device."
+        )
 
 
 def device(cls_name, checked, is_stock):

@@ -52,6 +52,8 @@ class PlacementReport:
     Attributes:
         operations (tuple[Operation]): Every operation of the step, in the order of the graph.
         parameters (int): How many elements the optimizer updates.
+        tensors (int): How many parameters they are in.
+        offload_ratio (float): The share of the elements whose states `moment1` are on the host.
         state_bytes (dict[str, dict[str, int]]): Of "host" and of "device", the bytes of each state by its name. A state
             is on the host when only operations on the host use it.
         to_host_bytes (int): Bytes that a step moves from the device to the host.
@@ -61,6 +63,8 @@ class PlacementReport:
 
     operations: tuple[Operation, ...]
     parameters: int
+    tensors: int
+    offload_ratio: float
     state_bytes: dict[str, dict[str, int]]
     to_host_bytes: int
     to_device_bytes: int
@@ -81,6 +85,9 @@ class PlacementReport:
             sizes["from other devices, a step"] = self.interconnect_bytes
         for what, size in sizes.items():
             lines.append(f"{what:32}{size:16,}{size / self.parameters:14.2f}")
+        launches = sum(operation.place == "device" for operation in self.operations)
+        lines += ["", f"{'offload_ratio, as reached':32}{self.offload_ratio:16.4f}"]
+        lines.append(f"{'launches on the device':32}{launches:16,}{launches / self.tensors:14.2f} a tensor")
         return "\n".join(lines)
 
 
@@ -113,9 +120,14 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
     for name, size in states.items():
         state_bytes[graph.place_of(name)][name] = size
     to_host, to_device = graph.traffic()
+    total = sum(parameter.size for parameter in optimizer.parameters)
+    pairs = zip(optimizer.parameters, getattr(optimizer, "moment1", ()))
+    offloaded = sum(parameter.size for parameter, moment in pairs if moment.name in state_bytes["host"])
     return PlacementReport(
         operations=tuple(Operation(node.name, node.place) for node in graph.step),
-        parameters=sum(parameter.size for parameter in optimizer.parameters),
+        parameters=total,
+        tensors=len(optimizer.parameters),
+        offload_ratio=offloaded / total,
         state_bytes=state_bytes,
         to_host_bytes=to_host,
         to_device_bytes=to_device,

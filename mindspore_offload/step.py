@@ -54,7 +54,7 @@ class Step(nn.Cell):
         updates, order = new_updates()
         # A gradient that is a Parameter may be one that an update writes before it is read. In place, the native kernel
         # sees that, if it has all of them in one bucket. Buckets would save no memory: Parameters are never freed. It
-        # does not see the small parameters, which MindSpore's operation updates.
+        # does not see the parameters that MindSpore's operation updates on the device.
         updates_at_once = new_updates(bound=math.inf)[0] if kernel_sees_parameters else updates
         is_sharded = any(each.piece is not None for each in tensors)
         cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False) if is_sharded else None

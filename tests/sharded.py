@@ -44,7 +44,7 @@ SCENARIOS = {
     "bfloat16": ([BF16], AdamOffload, {"weight_decay": 0.01, "max_grad_norm": 0.05}),
     "bfloat16 moments": ([F32, BF16], AdamWOffload, {"moment_dtype": BF16, "weight_decay": 0.1}),
     "clipped, skipping": ([F32], AdamOffload, {"max_grad_norm": 0.05, "skip_nonfinite": True, "weight_decay": 0.01}),
-    "small on the device": ([F32, F16], AdamOffload, {"min_offload_size": 100}),
+    "some on the device": ([F32, F16], AdamOffload, {"offload_ratio": 0.7}),
     "mixed, a bucket each": ([F32, F16, BF16], AdamOffload, {"max_grad_norm": 0.05}),
 }
 
@@ -295,6 +295,7 @@ def differing_arguments(f):
         ("max_grad_norm", "or none"): {"max_grad_norm": None if f == 1 else 1.0},
         ("skip_nonfinite", ""): {"skip_nonfinite": f == 1},
         ("min_offload_size", ""): {"min_offload_size": 100 * f},
+        ("offload_ratio", ""): {"offload_ratio": 0.4 * f},
         ("moment_dtype", ""): {"moment_dtype": F32 if f == 1 else BF16},
     }
     for kind, make in schedules.items():

@@ -45,7 +45,8 @@ class Drawn:
             "host_kernel": str(random.choice(["native", "native", "stock"])),
             "writeback": str(random.choice(["in_place", "assign"])),
             "skip_nonfinite": self.flip(),
-            "min_offload_size": int(random.choice([0, 50])),
+            "min_offload_size": int(random.choice([0, 0, 50])),
+            "offload_ratio": float(random.choice([1.0, 0.7, 0.3, 0.0])),
         }
         if self.where["host_kernel"] == "native" and self.flip():
             self.where["moment_dtype"] = ms.bfloat16

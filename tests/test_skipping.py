@@ -18,7 +18,7 @@ SETTINGS = {
     "decay+clip+nesterov": {"weight_decay": 0.1, "max_grad_norm": 1.0, "use_nesterov": True},
     "bfloat16-moments": {"moment_dtype": ms.bfloat16, "max_grad_norm": 1.0},
 }
-ALL_PLACES = {**PLACES, "device": {"min_offload_size": 10**6}}
+ALL_PLACES = {**PLACES, "device": {"offload_ratio": 0.0}}
 BY_DEFAULT = {
     ("Adam", "plain"): ["native-assign", "stock-in_place"],
     ("Adam", "decay+clip+nesterov"): ["native-in_place", "native-assign", "stock-assign", "device"],

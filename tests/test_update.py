@@ -45,14 +45,14 @@ SETTINGS = {
     "clip+loss-scale": {"loss_scale": 1000.0, "max_grad_norm": 3.0},
 }
 
-# On the device are the parameters of fewer than 100 elements, and in the last place all.
+# On the device are the small parameters: with the ratios, those and one or two of 1031 elements, and at 0.0 all.
 ALL_PLACES = {
     **PLACES,
-    "device-native-in_place": {**PLACES["native-in_place"], "min_offload_size": 100},
-    "device-native-assign": {**PLACES["native-assign"], "min_offload_size": 100},
+    "device-native-in_place": {**PLACES["native-in_place"], "offload_ratio": 0.7},
+    "device-native-assign": {**PLACES["native-assign"], "offload_ratio": 0.3},
     "device-stock-in_place": {**PLACES["stock-in_place"], "min_offload_size": 100},
     "device-stock-assign": {**PLACES["stock-assign"], "min_offload_size": 100},
-    "device": {"min_offload_size": 10**9},
+    "device": {"offload_ratio": 0.0},
 }
 BY_DEFAULT = {
     ("Adam", "plain"): ["native-in_place", "native-assign", "stock-assign", "device"],

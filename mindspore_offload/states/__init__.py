@@ -38,7 +38,7 @@ class ParameterStates:
         key (int): The key of its stochastic rounding, 32 bits. See `keys_of`.
         row (int): Its row of the coefficient tensor.
         has_decay (bool): True if that row has a weight decay.
-        is_small (bool): True if it is updated on the device, where its states then are.
+        is_on_device (bool): True if it is updated on the device, where its states then are.
         piece (Optional[Piece]): The piece of it that this rank updates. None: all of it.
     """
 
@@ -49,7 +49,7 @@ class ParameterStates:
     key: int
     row: int
     has_decay: bool
-    is_small: bool
+    is_on_device: bool
     piece: Optional[Piece]
 
     @property
@@ -85,18 +85,18 @@ def keys_of(names):
     return [zlib.crc32(".".join(each[shared:]).encode()) for each in parts]
 
 
-def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_small):
+def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_on_device):
     """Returns the `ParameterStates` of a parameter, with states of zeros that have no memory before the first step.
 
     They are named ``moment1.<name>``, ``moment2.<name>`` and, for a 16-bit parameter, ``master.<name>``. `ranks` are
-    those that share them, a `Ranks`. The states of a small parameter are whole, and its moments float32.
+    those that share them, a `Ranks`. States on the device are whole, and their moments float32.
 
     Masters start as zeros. The first step sees that a parameter is not its master rounded, takes it as changed from
     outside, and copies it into the master.
     """
-    piece = None if is_small else piece_of(parameter.size, *ranks)
+    piece = None if is_on_device else piece_of(parameter.size, *ranks)
     shape = (piece.size,) if piece else tuple(parameter.shape)
-    moments = formats.EXACT if is_small else formats.moment_format(moment_dtype)
+    moments = formats.EXACT if is_on_device else formats.moment_format(moment_dtype)
     kinds = {name: (moments.shape(shape), moments.dtype, moments.loads) for name in formats.MOMENT_NAMES}
     if parameter.dtype != mstype.float32:
         kinds["master"] = shape, "float32", ()
@@ -106,7 +106,7 @@ def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_small):
         for (prefix, (_, _, loads)), array in zip(kinds.items(), arrays)
     }
     own = [states[name] for name in formats.MOMENT_NAMES]
-    return ParameterStates(parameter, *own, states.get("master"), key, row, has_decay, is_small, piece)
+    return ParameterStates(parameter, *own, states.get("master"), key, row, has_decay, is_on_device, piece)
 
 
 def _numpy_dtype(name):

@@ -69,7 +69,8 @@ def cells(tensors, operation, features, writeback, bound=None):
     """Returns the Cells that update all parameters, and the order in which these want the gradients.
 
     The host operation updates buckets whose parameters are whole, and buckets of one dtype of which this rank has
-    pieces; small parameters are updated on the device. The order is empty if it is that of the parameters.
+    pieces. The device updates the parameters whose states are there. The order is empty if it is that of the
+    parameters.
 
     Args:
         tensors (list[ParameterStates]): The parameters with their states.
@@ -80,10 +81,10 @@ def cells(tensors, operation, features, writeback, bound=None):
     """
     order = sorted(range(len(tensors)), key=lambda i: _kind(tensors[i]))
     updates, start = [], 0
-    for (is_small, *_), run in itertools.groupby((tensors[i] for i in order), key=_kind):
+    for (is_on_device, *_), run in itertools.groupby((tensors[i] for i in order), key=_kind):
         run = list(run)
         for bucket in buckets.cut(run, start, bound):
-            if is_small:
+            if is_on_device:
                 updates.append(stock.update_on_device(bucket, features))
             else:
                 updates.append(operation.update(bucket, features, writeback))
@@ -94,7 +95,7 @@ def cells(tensors, operation, features, writeback, bound=None):
 
 def _kind(tensors):
     """Returns a key that is equal for parameters that a bucket may hold."""
-    return tensors.is_small, tensors.piece is None, str(tensors.parameter.dtype) if tensors.piece else ""
+    return tensors.is_on_device, tensors.piece is None, str(tensors.parameter.dtype) if tensors.piece else ""
 
 
 def _warn_once(message):

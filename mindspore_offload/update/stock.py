@@ -23,7 +23,7 @@ def update(bucket, features, writeback):
 
 
 def update_on_device(bucket, features):
-    """Returns the Cell that updates a bucket of small parameters on the device, where their states then stay."""
+    """Returns the Cell that updates a bucket on the device, where its states then are."""
     return _Updates(bucket, features, on_device, "in_place")
 
 

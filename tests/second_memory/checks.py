@@ -18,10 +18,17 @@ COPIES = {
     "decay-clip-float32": (DECAY | CLIP, FLOAT32),
     "AdamW-scale-mixed": (ADAMW | {"loss_scale": "dynamic"}, MIXED),
     "small-mixed": ({"min_offload_size": 200}, MIXED),
+    "ratio-0.8-float32": ({"offload_ratio": 0.8}, FLOAT32),
+    "ratio-0.6-mixed": ({"offload_ratio": 0.6}, MIXED),
+    "ratio-0.6-decay-clip-float16": ({"offload_ratio": 0.6} | DECAY | CLIP, FLOAT16),
+    "ratio-0-float16": ({"offload_ratio": 0.0}, FLOAT16),
     "skip-groups-float16": ({"skip_nonfinite": True, "groups": True}, FLOAT16),
     "decay-clip-float16": (DECAY | CLIP, FLOAT16),
     "bfloat16-moments-mixed": ({"moment_dtype": "bfloat16"}, MIXED),
 }
+
+# The elements of the largest parameter that stays on the device with each ratio: of 1070, 130, 410 or all stay.
+LARGEST_KEPT = {0.8: 129, 0.6: 280, 0.0: 660}
 
 # Every pair of values that could matter together.
 TRAININGS = {
@@ -70,7 +77,8 @@ def documented(settings, dtypes):
         size_in_bytes = size * np.dtype(dtype).itemsize
         if size_in_bytes <= SMALL:
             continue
-        on_host = size >= settings.get("min_offload_size", 0)
+        kept = LARGEST_KEPT.get(settings.get("offload_ratio"), 0)
+        on_host = size > kept and size >= settings.get("min_offload_size", 0)
         penalty = "weight_decay" in settings and "beta" not in name
         down[size_in_bytes] += on_host * (1 if dtype == "float32" else 2) or measured
         if on_host and measured and penalty and dtype == "float32":

@@ -12,7 +12,7 @@ from scenarios import FLOAT32
 
 
 @pytest.mark.every_regime
-@table(COPIES, "float32", "float16")
+@table(COPIES, "float32", "float16", "ratio-0.6-mixed")
 def test_a_step_copies_what_is_documented(settings, dtypes, gpu):
     step_copies_what_is_documented(gpu, settings, dtypes)
 

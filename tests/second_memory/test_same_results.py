@@ -7,6 +7,8 @@ The same Python code runs on both. Where the device only adds and multiplies, th
 
 import pytest
 from checks import (
+    ADAMW,
+    CLIP,
     DTYPES,
     NATIVE,
     TRAININGS,
@@ -79,10 +81,21 @@ def test_dynamic_loss_scale(settings, dtypes, gpu, cpu):
     assert_same_bits(gpu.run("dynamic_loss_scale", **arguments), cpu("dynamic_loss_scale", **arguments))
 
 
-@table({"float32": ({}, FLOAT32), "skip-mixed": (SKIP, MIXED)})
-def test_small_parameters_stay_on_the_device(settings, dtypes, gpu, cpu):
+SMALL, RATIO = {"min_offload_size": 200}, {"offload_ratio": 0.6}
+ON_DEVICE = {
+    "small-float32": (SMALL, FLOAT32),
+    "small-skip-mixed": (SMALL | SKIP, MIXED),
+    "ratio-mixed": (RATIO, MIXED),
+    "ratio-AdamW-clip-nesterov-float16": (RATIO | ADAMW | CLIP | {"use_nesterov": True}, FLOAT16),
+    "ratio-skip-groups-mixed": (RATIO | SKIP | {"groups": True}, MIXED),
+    "ratio-0-scale-float16": ({"offload_ratio": 0.0, "loss_scale": "dynamic"}, FLOAT16),
+}
+
+
+@table(ON_DEVICE)
+def test_some_parameters_stay_on_the_device(settings, dtypes, gpu, cpu):
     """The device's Adam rounds in another order than MindSpore's Adam of the CPU."""
-    arguments = {"dtypes": dtypes, "min_offload_size": 200, "weight_decay": 0.1, **NATIVE, **settings}
+    arguments = {"dtypes": dtypes, "weight_decay": 0.1, **NATIVE, **settings}
     assert_close(gpu.run("train", **arguments), cpu("train", **arguments))
 
 

@@ -62,6 +62,7 @@ template <BinaryOpType kOperation, class T>
 auto Binary(T a, T b) {
   if constexpr (kOperation == BinaryOpType::kGreater) return a > b;
   if constexpr (kOperation == BinaryOpType::kEqual) return a == b;
+  if constexpr (kOperation == BinaryOpType::kNotEqual) return a != b;
   if constexpr (kOperation == BinaryOpType::kMaximum) return a > b ? a : b;
   if constexpr (kOperation == BinaryOpType::kMinimum) return a < b ? a : b;
   if constexpr (kOperation == BinaryOpType::kAdd) return a + b;
@@ -107,6 +108,7 @@ BINARY(kMaximum, float, float)
 BINARY(kMinimum, float, float)
 BINARY(kGreater, float, bool)
 BINARY(kEqual, float, bool)
+BINARY(kNotEqual, float, bool)
 BINARY(kAdd, __half, __half)
 BINARY(kSub, __half, __half)
 BINARY(kMul, __half, __half)
