@@ -2,10 +2,12 @@
 
 """``estimate``: how many bytes training with Adam needs, where, and how long an update takes at least."""
 
+import itertools
 from collections.abc import Iterable
-from typing import Any, Optional, Union
+from fractions import Fraction
+from typing import Any, Callable, Optional, Union
 
-from mindspore_offload import footprint
+from mindspore_offload import footprint, placement
 from mindspore_offload.footprint import Footprint, Size
 from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 
@@ -22,11 +24,15 @@ def estimate(
     max_grad_norm: Optional[float] = None,
     skip_nonfinite: bool = False,
     min_offload_size: int = 0,
+    offload_ratio: Optional[float] = None,
     moment_dtype: str = "float32",
     shard_states: bool = False,
     devices: int = 1,
     link_gb_s: Optional[float] = None,
     host_gb_s: Optional[float] = None,
+    device_memory: Optional[float] = None,
+    host_memory: Optional[float] = None,
+    activations: float = 0,
 ) -> tuple[Footprint, ...]:
     """Estimates the bytes and the time of an update for this package and for Adam elsewhere.
 
@@ -48,6 +54,9 @@ def estimate(
         max_grad_norm (float), skip_nonfinite (bool), min_offload_size (int): Arguments of the optimizer. With one of
             the first two, all gradients wait on the host for their norm. A `min_offload_size` needs the parameters
             themselves. Default: ``None`` , ``False`` , ``0`` .
+        offload_ratio (float): The argument of the optimizer. A number of parameters is divided exactly in this ratio,
+            parameters only as whole ones. Default: ``None`` : the smallest ratio that fits into `device_memory`, and
+            1.0 if none does or `device_memory` is not given.
         moment_dtype (str): The dtype of the moments of `AdamOffload` on the host, ``"float32"`` or ``"bfloat16"``.
             Default: ``"float32"`` .
         shard_states (bool): Whether the devices share the states of `AdamOffload`: each holds and updates one piece of
@@ -56,6 +65,9 @@ def estimate(
             own optimizer. Default: ``1`` .
         link_gb_s (float): Speed of each device's link, in 1e9 bytes per second. Default: ``None`` , unknown.
         host_gb_s (float): Speed of host memory, in 1e9 bytes per second. Default: ``None`` , unknown.
+        device_memory, host_memory (float): Bytes of memory of each device, and of the host. With them, the result tells
+            what fits. Default: ``None`` , unknown.
+        activations (float): Bytes of `device_memory` to leave for activations and for MindSpore. Default: ``0`` .
 
     Returns:
         tuple[Footprint], in the order above.
@@ -65,7 +77,9 @@ def estimate(
         ValueError: If `writeback` or `moment_dtype` is unknown, if a number is out of its range, or if
             `min_offload_size` is given with a number of parameters.
         ValueError: If `shard_states` is True with less than two `devices`.
-        ValueError: If `moment_dtype` or `shard_states` would change nothing, because all parameters are too small.
+        ValueError: If `moment_dtype` or `shard_states` would change nothing, because all parameters are too small or
+            all states stay on the device.
+        ValueError: If `device_memory` is given although `writeback` is ``"in_place"``, or `activations` without it.
 
     Examples:
         >>> from mindspore_offload import estimate
@@ -75,6 +89,9 @@ def estimate(
         (0, 84000000000, 28000000000, 84000000000)
         >>> estimate(7e9, "bfloat16", moment_dtype="bfloat16")[0].host_states
         56000000000
+        >>> ours, *_ = estimate(7e9, "bfloat16", device_memory=64e9, activations=12e9)
+        >>> round(ours.offload_ratio, 4), ours.device_states, ours.host_states
+        (0.7143, 24000000000, 60000000000)
     """
     sizes = _sizes(parameters, dtype)
     if writeback not in ("assign", "in_place"):
@@ -82,6 +99,7 @@ def estimate(
             f"For 'estimate', the argument 'writeback' must be 'assign' or 'in_place', but got {writeback!r}."
         )
     positive = {"max_grad_norm": max_grad_norm, "devices": devices, "link_gb_s": link_gb_s, "host_gb_s": host_gb_s}
+    positive.update(device_memory=device_memory, host_memory=host_memory)
     for name, value in positive.items():
         above = SLOWEST if name.endswith("gb_s") else 0
         if value is not None and not above < value <= MOST:
@@ -98,6 +116,25 @@ def estimate(
             f"For 'estimate', the argument 'min_offload_size' must be 0 for a number of parameters, but got "
             f"{min_offload_size!r}; give the parameters themselves, which have sizes."
         )
+    if offload_ratio is not None and not 0 <= offload_ratio <= 1:
+        raise ValueError(
+            f"For 'estimate', the argument 'offload_ratio' must be None or from 0.0 to 1.0, but got "
+            f"{offload_ratio!r:.60}."
+        )
+    if device_memory is not None and writeback == "in_place":
+        raise ValueError(
+            f"For 'estimate', the argument 'device_memory' must be None if writeback is 'in_place', but got "
+            f"{device_memory!r}: everything is in host memory; give host_memory."
+        )
+    if not 0 <= activations <= MOST:
+        raise ValueError(
+            f"For 'estimate', the argument 'activations' must be from 0 to {MOST:g}, but got {activations!r:.60}."
+        )
+    if activations and device_memory is None:
+        raise ValueError(
+            f"For 'estimate', the argument 'activations' must be 0 without device_memory, but got {activations!r:.60}; "
+            f"give both."
+        )
     if moment_dtype not in MOMENT_DTYPES:
         raise ValueError(
             f"For 'estimate', the argument 'moment_dtype' must be {' or '.join(map(repr, MOMENT_DTYPES))}, but got "
@@ -109,8 +146,17 @@ def estimate(
             f"got {devices!r}; give the number of devices that share the states."
         )
     gradients_wait, ranks = max_grad_norm is not None or skip_nonfinite, int(devices) if shard_states else 1
-    ours = footprint.offloaded("AdamOffload", sizes, moment_dtype, min_offload_size, gradients_wait, ranks)
-    _check_effect(ours, min_offload_size, moment_dtype, shard_states)
+    is_number = isinstance(parameters, (int, float))
+
+    def ours_with(ratio: float) -> Footprint:
+        placed, is_on_device = _placed(sizes, is_number, min_offload_size, ratio)
+        return footprint.offloaded("AdamOffload", placed, moment_dtype, is_on_device, gradients_wait, ranks)
+
+    ours = ours_with(1.0 if offload_ratio is None else offload_ratio)
+    _check_effect(ours, moment_dtype, shard_states)
+    if offload_ratio is None and device_memory is not None:
+        budget = device_memory - activations
+        ours = ours_with(_smallest_ratio(sizes, is_number, lambda ratio: ours_with(ratio).device <= budget))
     if all(size.dtype == "float32" for size in sizes):
         stock = footprint.offloaded("nn.AdamOffload", sizes)
     else:
@@ -124,17 +170,43 @@ def estimate(
     for each in footprints:
         if writeback == "in_place":
             footprint.move_to_host(each)
+        footprint.compare(each, devices, activations, device_memory, host_memory)
         each.seconds = footprint.seconds(each, devices, link_gb_s, host_gb_s)
     return footprints
 
 
-def _check_effect(ours: Footprint, min_offload_size: int, moment_dtype: str, shard_states: bool) -> None:
+def _placed(sizes: list[Size], is_number: bool, min_offload_size: int, ratio: float) -> tuple[list[Size], list[bool]]:
+    """Returns the sizes, and for each whether its states stay on the device. A number is divided in two sizes."""
+    if not is_number:
+        return sizes, placement.kept_on_device([size.size for size in sizes], min_offload_size, ratio)
+    (whole,) = sizes
+    offloaded = round(Fraction(ratio) * whole.size)
+    divided = [(whole._replace(size=whole.size - offloaded), True), (whole._replace(size=offloaded), False)]
+    divided = [(size, stays) for size, stays in divided if size.size]
+    return [size for size, _ in divided], [stays for _, stays in divided]
+
+
+def _smallest_ratio(sizes: list[Size], is_number: bool, fits: Callable[[float], bool]) -> float:
+    """Returns the smallest ratio for which `fits` is True; 1.0 if there is none.
+
+    Less fits on the device the lower the ratio is. So the search halves the range: of numbers of elements, or of
+    numbers of whole parameters.
+    """
+    total = sum(size.size for size in sizes)
+    kept = range(total + 1) if is_number else [0, *itertools.accumulate(sorted(size.size for size in sizes))]
+    low, high = 0, len(kept) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(1 - kept[middle] / total) else (low, middle - 1)
+    return 1 - kept[low] / total
+
+
+def _check_effect(ours: Footprint, moment_dtype: str, shard_states: bool) -> None:
     """Refuses arguments about states on the host if none are there or, to be shared, if none are large enough."""
     if moment_dtype != "float32" and not ours.host_states:
         raise ValueError(
             f"For 'estimate', the argument 'moment_dtype' must be 'float32' if no parameter is offloaded, but got "
-            f"{moment_dtype!r}, and no parameter has min_offload_size={min_offload_size!r} elements; leave out one of "
-            f"the two."
+            f"{moment_dtype!r}, and offload_ratio or min_offload_size keeps all states on the device; leave it out."
         )
     if shard_states and not ours.interconnect:
         raise ValueError(

@@ -5,6 +5,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
+from mindspore_offload import placement
 from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MOMENT_FORMATS, MomentFormat
 from mindspore_offload.shard import piece_size
 
@@ -33,6 +34,9 @@ class Footprint:
         interconnect (int): Bytes of results that a device receives from the others in a step, if they share the states.
             The gradients, which data parallelism reduces in any case, are not counted.
         host_traffic (int): Bytes that a step reads and writes in host memory, transfers included.
+        offload_ratio (float): The share of the parameters whose states are on the host.
+        fits_device (bool): True if it fits into the memory of a device. None if that was not given.
+        fits_host (bool): True if it fits into the memory of the host, for all devices. None if that was not given.
         seconds (float): Time of the update at the given speeds, without overlap and without the interconnect. None if a
             speed is unknown or if the device computes the update.
     """
@@ -48,6 +52,9 @@ class Footprint:
     to_device: int = 0
     interconnect: int = 0
     host_traffic: int = 0
+    offload_ratio: float = 0.0
+    fits_device: Optional[bool] = None
+    fits_host: Optional[bool] = None
     seconds: Optional[float] = None
 
     @property
@@ -70,21 +77,25 @@ def offloaded(
     name: str,
     sizes: list[Size],
     moment_dtype: str = "float32",
-    min_offload_size: int = 0,
+    is_on_device: Optional[list[bool]] = None,
     gradients_wait: bool = False,
     ranks: int = 1,
 ) -> Footprint:
-    """Returns the footprint of states on the host. With several `ranks`, each has a piece of the states.
+    """Returns the footprint of states on the host, but for those that stay on the device; None: no one does.
+
+    With several `ranks`, each has a piece of the states on the host.
 
     The gradient and the result cross the link. A 16-bit parameter crosses it too: it may have been changed outside the
     optimizer, and its master must follow.
     """
-    total = Footprint(name)
-    for size in sizes:
+    is_on_device = is_on_device or [False] * len(sizes)
+    elements = [size.size for size in sizes]
+    total = Footprint(name, offload_ratio=placement.offloaded_share(elements, is_on_device))
+    for size, stays in zip(sizes, is_on_device):
         own = ELEMENT_TYPES[size.dtype].size
         total.device_weights += own * size.size
         total.device_gradients += own * size.size
-        if size.size < min_offload_size:
+        if stays:
             total.device_states += _state_bytes(size, EXACT, size.size)
             if gradients_wait:  # the norm is the one of all gradients
                 total.host_others += own * size.size
@@ -132,6 +143,20 @@ def move_to_host(footprint: Footprint) -> None:
     footprint.device_weights = footprint.device_gradients = footprint.device_states = 0
     footprint.to_host = footprint.to_device = 0
     footprint.host_traffic = 2 * states + 2 * weights + gradients + read_before
+
+
+def compare(
+    footprint: Footprint,
+    devices: float,
+    activations: float,
+    device_memory: Optional[float],
+    host_memory: Optional[float],
+) -> None:
+    """Notes whether a footprint fits into these memories. A refused one fits nowhere."""
+    if device_memory is not None:
+        footprint.fits_device = not footprint.refused and footprint.device + activations <= device_memory
+    if host_memory is not None:
+        footprint.fits_host = not footprint.refused and footprint.host * devices <= host_memory
 
 
 def seconds(

@@ -12,8 +12,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import initializer
 
 from mindspore_offload import AdamOffload, estimate, placement_report
-from mindspore_offload.commands import estimate as command
-from mindspore_offload.commands import main, sizes
+from mindspore_offload.commands import main, sizes, units
 from mindspore_offload.footprint import Size
 
 
@@ -182,12 +181,12 @@ def test_dtypes_have_short_names(short, dtype, capsys):
     ],
 )
 def test_bytes_have_a_unit_of_their_size(size, text):
-    assert command._with_unit(size, command.BYTE_UNITS) == text
+    assert units.with_unit(size, units.BYTE_UNITS) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.5e-9, "4.50 ns"), (0.00232, "2.32 ms"), (59.98, "60.0 s")])
 def test_times_have_a_unit_of_their_size(seconds, text):
-    assert command._with_unit(seconds, command.TIME_UNITS) == text
+    assert units.with_unit(seconds, units.TIME_UNITS) == text
 
 
 def test_tensors_of_other_dtypes_are_reported(capsys, tmp_path):

@@ -110,7 +110,7 @@ SMALL = [Size("w", 100, "float32")]
         (
             SMALL,
             {"moment_dtype": "bfloat16", "min_offload_size": 101},
-            "'moment_dtype' must be 'float32' if no parameter is offloaded, .* no parameter has min_offload_size=101",
+            "'moment_dtype' must be 'float32' if no parameter is offloaded, .* keeps all states on the device",
         ),
         (
             1e9,

@@ -2,31 +2,27 @@
 
 """``estimate``: prints how many bytes training needs, where, and how long an update takes at least."""
 
-import argparse
 import dataclasses
-import decimal
 import json
+import math
 
 from mindspore_offload import machine, native_library
 from mindspore_offload.commands import sizes
 from mindspore_offload.commands.common import CommandError, positive, whole_number, whole_number_or_0
-from mindspore_offload.estimation import MOMENT_DTYPES, MOST, estimate
+from mindspore_offload.commands.units import BYTE_UNITS, TIME_UNITS, memory, parameter_count, with_unit
+from mindspore_offload.estimation import MOMENT_DTYPES, estimate
 from mindspore_offload.formats import ELEMENT_TYPES
 
 HELP = "prints the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
 
 LINK_GB_S = 25.0  # PCI Express 4.0 with 16 lanes, in practice
 SHORT_DTYPES = {row.abbreviation: row.name for row in ELEMENT_TYPES.values()}
-MULTIPLES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-
-BYTE_UNITS = ((1, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
-TIME_UNITS = ((1e-9, "ns"), (1e-6, "us"), (1e-3, "ms"), (1, "s"))
 
 
 def add_options(parser):
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--params", type=_parameter_count, metavar="N", help="the number of parameters, for example 7e9, 7B or 350M"
+        "--params", type=parameter_count, metavar="N", help="the number of parameters, for example 7e9, 7B or 350M"
     )
     source.add_argument(
         "--checkpoint", metavar="FILE", help="a checkpoint of the model: a .ckpt of MindSpore or a .safetensors file"
@@ -64,6 +60,32 @@ def add_options(parser):
         metavar="N",
         help="keep the states of parameters with fewer elements on the device, as the optimizer's min_offload_size "
         "does; needs --net or --checkpoint",
+    )
+    parser.add_argument(
+        "--offload-ratio",
+        type=float,
+        metavar="X",
+        help="the share of the states on the host, as the optimizer's offload_ratio (default: 1.0; with "
+        "--device-memory, the smallest that fits)",
+    )
+    parser.add_argument(
+        "--device-memory",
+        type=memory,
+        metavar="SIZE",
+        help="the memory of each device, for example 64GB or 80GiB",
+    )
+    parser.add_argument(
+        "--host-memory",
+        type=memory,
+        metavar="SIZE",
+        help="the memory of the host, for example 1.5TB (default: what is available on this machine now)",
+    )
+    parser.add_argument(
+        "--activations",
+        type=memory,
+        default=0,
+        metavar="SIZE",
+        help="leave so much of --device-memory for activations and for MindSpore (default: 0)",
     )
     parser.add_argument(
         "--devices",
@@ -106,18 +128,6 @@ def _full_dtype(text):
     return SHORT_DTYPES.get(text, text)
 
 
-def _parameter_count(text):
-    """Reads a whole number such as 7e9, 7B or 1.3B."""
-    multiple = MULTIPLES.get(text[-1:].upper(), 1)
-    try:
-        number = decimal.Decimal(text if multiple == 1 else text[:-1]) * multiple
-        if 1 <= number <= MOST and number % 1 == 0:
-            return int(number)
-    except ArithmeticError:  # no number, or NaN
-        pass
-    raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MOST:g}, like 7e9 or 7B, but got {text!r:.60}")
-
-
 def run(arguments):
     """Prints what each optimizer needs, for each dtype that was asked for."""
     if arguments.params and arguments.min_offload_size:
@@ -142,6 +152,7 @@ def run(arguments):
         count, dtypes = sum(size.size for size in parameters), [arguments.dtype]
         source = f" in {len(parameters):,} tensors of {arguments.net or arguments.checkpoint!r}"
     speed, how = (arguments.host_gb_s, "as given") if arguments.host_gb_s else _measured_speed()
+    available = machine.available_memory()
     tables = {}
     for dtype in dtypes:
         try:
@@ -152,15 +163,18 @@ def run(arguments):
                 max_grad_norm=arguments.max_grad_norm,
                 skip_nonfinite=arguments.skip_nonfinite,
                 min_offload_size=arguments.min_offload_size,
+                offload_ratio=arguments.offload_ratio,
                 moment_dtype=arguments.moment_dtype,
                 shard_states=arguments.shard_states,
                 devices=arguments.devices,
                 link_gb_s=arguments.link_gb_s,
                 host_gb_s=speed,
+                device_memory=arguments.device_memory,
+                host_memory=available if arguments.host_memory is None else arguments.host_memory,
+                activations=arguments.activations,
             )
         except (TypeError, ValueError) as error:
             raise CommandError(str(error)) from error
-    available = machine.available_memory()
     if arguments.json:
         print(json.dumps(_as_json(arguments, count, others, speed, available, tables), indent=2))
         return 0
@@ -173,7 +187,7 @@ def run(arguments):
     print(f"States of AdamOffload: {arguments.moment_dtype} moments{shared}.")
     for dtype, footprints in tables.items():
         _print_table(dtype, footprints, arguments.devices)
-    _print_fit(tables, arguments.devices, available)
+    _print_fit(tables, arguments, available)
     return 0
 
 
@@ -200,36 +214,44 @@ def _print_table(dtype, footprints, devices):
             continue
         cells = [footprint.device_weights, footprint.device_gradients, footprint.device_states, footprint.device]
         cells += [footprint.host, footprint.host * devices, footprint.to_host, footprint.to_device]
-        seconds = "-" if footprint.seconds is None else _with_unit(footprint.seconds, TIME_UNITS)
-        print(f"{footprint.optimizer:20}" + "".join(f"{_with_unit(size, BYTE_UNITS):>10}" for size in cells), end="")
+        seconds = "-" if footprint.seconds is None else with_unit(footprint.seconds, TIME_UNITS)
+        print(f"{footprint.optimizer:20}" + "".join(f"{with_unit(size, BYTE_UNITS):>10}" for size in cells), end="")
         print(f"{seconds:>10}")
 
 
-def _with_unit(value, units):
-    """Returns `value` with three digits, in the largest unit that it reaches."""
-    if not value:
-        return "0"
-    # A value that is rounded to 1000 of a unit is 1 of the next.
-    scale, unit = next(((s, u) for s, u in reversed(units) if value / s >= 0.9995), units[0])
-    digits = value / scale
-    if unit == "B":
-        return f"{value} B"
-    return f"{digits:,.0f} {unit}" if digits >= 99.95 else f"{digits:#.3g} {unit}"
-
-
-def _print_fit(tables, devices, available):
+def _print_fit(tables, arguments, available):
     print("\nGradients: if all exist at once. Activations come on top.")
-    print("Update: the transfers on the link, then the traffic in host memory, at the speeds above.")
+    print("Update, computed: the transfers on the link, then the traffic in host memory, at the speeds above.")
     print("Adam, float32 states: an Adam on the device with float32 moments and masters, for comparison.")
-    for dtype, footprints in tables.items():
-        needed = footprints[0].host * devices
-        verdict = "fits" if needed <= available else "does not fit"
-        print(f"{dtype}: AdamOffload needs {_with_unit(needed, BYTE_UNITS)} of host memory, and ", end="")
-        print(f"{_with_unit(available, BYTE_UNITS)} are available now: it {verdict}.")
-        if footprints[0].interconnect:
-            received = _with_unit(footprints[0].interconnect, BYTE_UNITS)
+    for dtype, (ours, *_) in tables.items():
+        if arguments.device_memory is not None:
+            _print_device_fit(dtype, ours, arguments)
+        needed = with_unit(ours.host * arguments.devices, BYTE_UNITS)
+        if arguments.host_memory is None:
+            has = f"and {with_unit(available, BYTE_UNITS)} are available on this machine now"
+        else:
+            has = f"of {with_unit(arguments.host_memory, BYTE_UNITS)}"
+        print(f"{dtype}: AdamOffload needs {needed} of host memory, {has}: it {_verdict(ours.fits_host)}.")
+        if ours.interconnect:
+            received = with_unit(ours.interconnect, BYTE_UNITS)
             print(f"{dtype}: in a step, each device receives {received} of results from the others.")
             print("The time of the update does not include that, nor the AllReduce of the gradients.")
+
+
+def _print_device_fit(dtype, ours, arguments):
+    needed, has = with_unit(ours.device, BYTE_UNITS), with_unit(arguments.device_memory, BYTE_UNITS)
+    if arguments.activations:
+        needed += f" and {with_unit(arguments.activations, BYTE_UNITS)} for activations"
+    ratio = f"offload_ratio={math.ceil(1e4 * ours.offload_ratio) / 1e4:g}"  # a lower one might not fit
+    if arguments.offload_ratio is not None:
+        how = f"with {ratio}"
+    else:
+        how = f"from {ratio} on" if ours.fits_device else f"even with {ratio}"
+    print(f"{dtype}: each device needs {needed}, of {has}: it {_verdict(ours.fits_device)} {how}.")
+
+
+def _verdict(fits):
+    return "fits" if fits else "does not fit"
 
 
 def _as_json(arguments, count, others, speed, available, tables):
@@ -242,6 +264,9 @@ def _as_json(arguments, count, others, speed, available, tables):
         "link_gb_s": arguments.link_gb_s,
         "host_gb_s": speed,
         "available_bytes": available,
+        "device_memory": arguments.device_memory,
+        "host_memory": arguments.host_memory,
+        "activations": arguments.activations,
         "footprints": {
             dtype: [{**dataclasses.asdict(each), "device": each.device, "host": each.host} for each in footprints]
             for dtype, footprints in tables.items()
