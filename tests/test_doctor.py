@@ -38,7 +38,7 @@ def steps(monkeypatch):
         return {}
 
     monkeypatch.setattr(training_check, "failures", failures)
-    monkeypatch.setattr(step_speed, "seconds_of_a_step", lambda: 0.1)
+    monkeypatch.setattr(step_speed, "seconds_of_a_step", lambda ratio=1.0: 0.02 + 0.08 * ratio)
     return tried
 
 
@@ -66,6 +66,7 @@ def test_a_healthy_machine(healthy):
     milliseconds, nanoseconds, gigabytes = map(float, speed.groups())
     assert nanoseconds == pytest.approx(milliseconds * 1e6 / 16_777_216, rel=0.02, abs=0.006)
     assert gigabytes == pytest.approx(28 / nanoseconds, rel=0.05)
+    assert "saves no time on the CPU device" in described["offload_ratio"]
 
 
 FAULT = doctor.Finding("speed of light", "failed", "is too low", "use a vacuum")
@@ -188,6 +189,11 @@ def test_wrong_steps_are_reported(steps, monkeypatch):
     assert [finding.subject for finding in of_state(findings, "skipped")] == ["speed"]
 
 
+def test_an_accelerator_is_timed_with_half_of_the_states_on_the_host(steps):
+    *_, finding = doctor._training("GPU")
+    assert str(finding) == "ok       offload_ratio     100.0 ms a step with 1.0, 60.0 ms with 0.5, 60% of it"
+
+
 def test_speed_is_not_measured_without_memory(monkeypatch):
     monkeypatch.setattr(machine, "available_memory", lambda: 300_000_000)
     finding = doctor._speed("CPU")
@@ -200,9 +206,9 @@ def test_the_timed_steps_update_the_weights(monkeypatch):
     made = []
 
     class Recorded(AdamOffload):
-        def __init__(self, parameters):
+        def __init__(self, parameters, **settings):
             made.extend(parameters)
-            super().__init__(parameters)
+            super().__init__(parameters, **settings)
 
     monkeypatch.setattr(step_speed, "AdamOffload", Recorded)
     assert step_speed.seconds_of_a_step() > 0

@@ -184,7 +184,13 @@ def _training(device):
             yield _step(training_check, "native", "auto", WARNING, cure, moment_dtype=moments.name)
         elif moments.is_stochastic:
             yield Finding("training step", SKIPPED, f"{moments.name} moments: without the native library")
-    yield _speed(device) if default.state == OK else Finding("speed", SKIPPED, "not measured without a right step")
+    speed = _speed(device) if default.state == OK else Finding("speed", SKIPPED, "not measured without a right step")
+    yield speed
+    if device == "CPU":
+        text = "less than 1.0 saves no time on the CPU device, where host and device share their memory"
+        yield Finding("offload_ratio", NOTE, text)
+    elif speed.state == OK:
+        yield _gain()
 
 
 def _step(training_check, host_kernel, writeback, bad, cure, moment_dtype="float32"):
@@ -211,6 +217,15 @@ def _speed(device):
     if device == "CPU":  # elsewhere the link is part of the time
         text += f", {BYTES_A_PARAMETER / nanoseconds:.1f} GB/s"
     return Finding("speed", OK, text)
+
+
+def _gain():
+    """Times a step on an accelerator with all states on the host, and with half of them."""
+    from mindspore_offload.commands import step_speed
+
+    whole, half = (1e3 * step_speed.seconds_of_a_step(ratio) for ratio in (1.0, 0.5))
+    text = f"{whole:.1f} ms a step with 1.0, {half:.1f} ms with 0.5, {half / whole:.0%} of it"
+    return Finding("offload_ratio", OK, text)
 
 
 def _native_works():

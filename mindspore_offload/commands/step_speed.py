@@ -28,14 +28,14 @@ class Step(nn.Cell):
         return self.optimizer(self.gradients)
 
 
-def seconds_of_a_step():
+def seconds_of_a_step(offload_ratio=1.0):
     """Returns the median time of a step of `PARAMS` float32 parameters."""
     ms.set_context(mode=ms.GRAPH_MODE)
     parameters, gradients = (
         [Parameter(Tensor(np.ones(shape, np.float32)), name=f"{name}{i}") for i, shape in enumerate(SHAPES)]
         for name in ("weight", "gradient")
     )
-    step = Step(AdamOffload(parameters), gradients)
+    step = Step(AdamOffload(parameters, offload_ratio=offload_ratio), gradients)
     seconds = []
     for _ in range(2 + STEPS):  # the first two compile, and allocate
         start = time.perf_counter()
