@@ -15,7 +15,7 @@
 # make test-peers    compare with PyTorch and DeepSpeed; installs both
 # make test-clients  train with MindFormers, MindCV and mindone, which it installs into an environment of their own
 # make second-memory run MindSpore's GPU runtime without a GPU, over a device memory that the host can't touch
-# make timeline      draw docs/timeline.svg and timeline.zh.svg, a training step in that runtime
+# make timeline      draw docs/timeline.svg and docs/ratios.svg, training steps in that runtime, in both languages
 # make kernel        test the native kernel alone, compiled by g++ and clang++
 # make sanitize      the same under the address, undefined-behaviour and thread sanitizers
 # make aarch64       the same, compiled for aarch64 and run in an emulator; the bits must be equal
@@ -169,6 +169,7 @@ second-memory: build/second_memory/cuda/bin/nvcc
 
 timeline: build/second_memory/cuda/bin/nvcc
 	$(BIN)/python tests/second_memory/timeline.py docs
+	$(BIN)/python tests/second_memory/ratios.py docs
 
 SCHEMA := $(TOOLS)/bin/check-jsonschema --builtin-schema
 

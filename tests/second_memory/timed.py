@@ -32,13 +32,13 @@ class Layers(nn.Cell):
         return self.product(self.product(self.ones[0], x * x), self.ones[1])
 
 
-def steps(layers, width, count):
+def steps(layers, width, count, offload_ratio=1.0):
     """Trains, and returns the start and the end of each step, in microseconds of the log's clock."""
     native_library.load()
     os.environ["SECOND_MEMORY_HOST_LIBRARY"] = str(native_library.PATH)
     native_library.PATH = Path(os.environ["LD_PRELOAD"])  # where MindSpore finds the operation that logs
     net = Layers(layers, width)
-    training = nn.TrainOneStepCell(net, AdamOffload(net.trainable_params()))
+    training = nn.TrainOneStepCell(net, AdamOffload(net.trainable_params(), offload_ratio=offload_ratio))
     x = Tensor(np.ones((BATCH, width), np.float32))
     times = []
     for _ in range(count):

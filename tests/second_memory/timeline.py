@@ -42,7 +42,9 @@ NAMES = {
 }
 
 
-def logged_step(level, dispatch_threads, folder, layers=LAYERS, width=WIDTH, product_ms=PRODUCT_MS):
+def logged_step(
+    level, dispatch_threads, folder, layers=LAYERS, width=WIDTH, product_ms=PRODUCT_MS, steps=STEPS, offload_ratio=1.0
+):
     """Returns the fastest of some steps, after two that warm up: its milliseconds, and the busy times of each lane.
 
     A busy time is a pair of milliseconds from the start of the step.
@@ -51,7 +53,7 @@ def logged_step(level, dispatch_threads, folder, layers=LAYERS, width=WIDTH, pro
     pace = {"SECOND_MEMORY_PACE": f"{product_ms},{LINK_GB_S},{MEMORY_GB_S}"}
     worker = Worker("GPU", level, dispatch_threads, log, variables=pace)
     try:
-        times = worker.run("timed.steps", layers, width, STEPS)
+        times = worker.run("timed.steps", layers, width, steps, offload_ratio)
     finally:
         worker.stop()
     start, end = min(times[2:], key=lambda step: step[1] - step[0])
