@@ -116,8 +116,8 @@ class AdamOffload(GuardedAttributes):
             The rest stays on the device, where the operation of `nn.Adam` updates it: a step is shorter, and the device
             needs memory for these states. Whole parameters stay, the smallest first, and of equal ones the first, until
             the share is as close to `offload_ratio` as this order allows. Those below `min_offload_size` stay in any
-            case. The attribute `offload_ratio` holds the share that was reached. Checkpoints don't depend on it.
-            Default: ``1.0`` , all parameters are offloaded.
+            case. The attribute `offload_ratio` holds the share that was reached. Checkpoints don't depend on it,
+            and results agree within rounding. Default: ``1.0`` , all parameters are offloaded.
         moment_dtype (mindspore.dtype): The dtype of the moments, ``mindspore.float32`` or ``mindspore.bfloat16``.
             bfloat16 halves their memory, to 4 bytes a parameter. They are rounded stochastically, so that they keep
             their mean; the random bits depend only on the step, the name of the parameter, without a prefix that all

@@ -102,7 +102,7 @@ def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_on_device):
         kinds["master"] = shape, "float32", ()
     arrays = memory.zeros([(each, _numpy_dtype(dtype)) for each, dtype, _ in kinds.values()])
     states = {
-        prefix: clone_of(parameter, prefix, array, loads, piece)
+        prefix: clone_of(parameter, prefix, array, loads, piece, is_on_device)
         for (prefix, (_, _, loads)), array in zip(kinds.items(), arrays)
     }
     own = [states[name] for name in formats.MOMENT_NAMES]

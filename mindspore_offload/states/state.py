@@ -7,7 +7,7 @@ import math
 import sys
 
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, context
 from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
@@ -24,7 +24,7 @@ def new_state(name, array, kind=None):
     state.own_dtype = state.loadable_dtype = tensor.dtype
     state.__class__ = _class_of(kind or _State, type(state))
     state.memory, state.piece, state.whole_shape = array, None, tensor.shape
-    state.was_loaded = False
+    state.was_loaded = state.is_on_device = False
     return state
 
 
@@ -38,11 +38,11 @@ def shard_state(ranks):
     return new_state(shard.STATE, np.array(ranks, np.int32), _Shard)
 
 
-def clone_of(parameter, prefix, array, loads, piece=None):
+def clone_of(parameter, prefix, array, loads, piece=None, is_on_device=False):
     """Returns the state ``<prefix>.<name of parameter>`` whose memory is `array`, as a clone of the parameter.
 
     `loads` are the names of the dtypes that a checkpoint may bring, if there are others than its own. With a `Piece` it
-    is this piece of the state.
+    is this piece of the state. If it `is_on_device`, the device updates it.
 
     In MindSpore's sense: it has the parameter's settings, and the parameter lists it. Semi-automatic parallel slices
     exactly the clones of a parameter as it slices the parameter.
@@ -54,6 +54,7 @@ def clone_of(parameter, prefix, array, loads, piece=None):
     state.name = name
     state.requires_aggr = parameter.requires_aggr
     state.piece, state.whole_shape = piece, tuple(parameter.shape)
+    state.is_on_device = is_on_device
     if loads:
         state.loadable_dtype = _loadable_dtype(state.own_dtype, loads)
     info = parameter.param_info
@@ -145,6 +146,10 @@ class _State:
             np.copyto(self.memory[: len(loaded)], loaded)
         else:
             np.copyto(self.memory, loaded.reshape(own_shape))
+        if self.is_on_device and context.get_context("device_target") != "CPU":
+            # The device has a copy, which the next step would read. New memory takes its place.
+            self.memory = self.memory.copy()
+            Tensor.assign_value(self, Tensor.from_numpy(self.memory))
         self.sliced, self.was_loaded = slice_shape, True
         return self
 

@@ -82,7 +82,7 @@ def test_dynamic_loss_scale(settings, dtypes, gpu, cpu):
 
 
 SMALL, RATIO = {"min_offload_size": 200}, {"offload_ratio": 0.6}
-ON_DEVICE = {
+KEPT = {
     "small-float32": (SMALL, FLOAT32),
     "small-skip-mixed": (SMALL | SKIP, MIXED),
     "ratio-mixed": (RATIO, MIXED),
@@ -92,7 +92,7 @@ ON_DEVICE = {
 }
 
 
-@table(ON_DEVICE)
+@table(KEPT)
 def test_some_parameters_stay_on_the_device(settings, dtypes, gpu, cpu):
     """The device's Adam rounds in another order than MindSpore's Adam of the CPU."""
     arguments = {"dtypes": dtypes, "weight_decay": 0.1, **NATIVE, **settings}
@@ -130,6 +130,19 @@ def test_a_learning_rate_written_outside_is_used(way, gpu, cpu):
     assert_written_outside_is_used(way, "learning_rate", gpu, cpu)
 
 
+KEPT_WRITES = {
+    f"{way}-{kind}": (way, f"{kind}.first.weight")
+    for kind in ("moment1", "moment2", "master")
+    for way in (*ON_HOST, *ON_DEVICE)
+}
+
+
+@table(KEPT_WRITES, "set_data-moment1", names=("way", "written"))
+def test_a_state_on_the_device_written_outside_is_used(way, written, gpu, cpu):
+    arguments = {"way": way, "written": written, "dtypes": MIXED, **RATIO, **NATIVE}
+    assert_close(gpu.run("outside_write", **arguments), cpu("outside_write", **arguments))
+
+
 LOST = "with one dispatch thread, MindSpore's runtime never looks at the copy that the device has written"
 
 
@@ -148,7 +161,7 @@ def test_every_bit_of_a_weight_survives_a_skipped_step(gpu):
     assert result["after"].tolist() == result["before"].tolist()
 
 
-@table(DTYPES)
+@table({**DTYPES, "ratio-mixed": (RATIO, MIXED)})
 def test_resuming_from_a_checkpoint_changes_nothing(settings, dtypes, gpu, tmp_path):
     arguments = {"dtypes": dtypes, "weight_decay": 0.1, **NATIVE, **settings}
     assert_same_bits(gpu.run("resume", str(tmp_path), **arguments), gpu.run("train", **arguments))
