@@ -12,7 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, context, nn
 from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from mindspore_offload import checks, placement, ranks, states, update
+from mindspore_offload import checks, parallel_mode, placement, ranks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.coefficients import Coefficients, Features
 from mindspore_offload.formats import moment_format
@@ -188,7 +188,8 @@ class AdamOffload(GuardedAttributes):
         RuntimeError: If `shard_states` is True and the ranks are at different steps, or compute a step with other
             coefficients, parameters or gradients.
         RuntimeError: If `host_kernel` is ``"stock"``, or falls back to it, and the device target is not CPU.
-        RuntimeError: If the parallel mode is neither stand_alone nor data_parallel.
+        RuntimeError: If the parallel mode is semi_auto_parallel or auto_parallel, and `max_grad_norm`, `skip_nonfinite`
+            or `shard_states` is set.
         RuntimeError: If the device target is Ascend and the jit level is O2.
         RuntimeError: If a parameter is in two groups.
         RuntimeError: On the CPU, if a list of learning rates has no value for a step.
@@ -245,6 +246,9 @@ class AdamOffload(GuardedAttributes):
         checks.betas_and_eps(self.cls_name, beta1=beta1, beta2=beta2, eps=eps)
         checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
         checks.keywords(self.cls_name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states)
+        needs_whole = {"max_grad_norm": max_grad_norm, "skip_nonfinite": skip_nonfinite, "shard_states": shard_states}
+        check_mode = partial(parallel_mode.check, self.cls_name, **needs_whole)
+        check_mode()
         self.writeback = writebacks.choose(writeback, self.cls_name)
         operation = update.choose(host_kernel, self.cls_name, moment_dtype, shard_states)
         checks.device(self.cls_name, self.parameters, is_stock=operation is stock)
@@ -294,7 +298,7 @@ class AdamOffload(GuardedAttributes):
         if clip or skip:
             norm = GlobalNorm(operation.norm(tensors), max_grad_norm, None if is_dynamic else scale, self.global_norm)
         check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
-        self._check_gradients = checks.Gradients(self.cls_name, self.parameters, check_states)
+        self._check_gradients = checks.Gradients(self.cls_name, self.parameters, check_states, check_mode)
         step = Step(
             self,
             tensors,

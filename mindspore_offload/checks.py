@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, context, ops
 from mindspore import dtype as mstype
 
+from mindspore_offload import parallel_mode
 from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 from mindspore_offload.net_parameters import check_replaced
 
@@ -215,12 +216,6 @@ def _check_offload_ratio(cls_name, value):
 def device(cls_name, checked, is_stock):
     """Refuses settings in which MindSpore can't run the step, or would run it wrong."""
     target, dtypes = context.get_context("device_target"), {parameter.dtype for parameter in checked}
-    parallel_mode = context.get_auto_parallel_context("parallel_mode")
-    if parallel_mode not in ("stand_alone", "data_parallel"):
-        raise RuntimeError(
-            f"For '{cls_name}', the parallel mode must be 'stand_alone' or 'data_parallel', but it is "
-            f"'{parallel_mode}', in which this optimizer has not been tested."
-        )
     if target == "Ascend" and context.get_context("jit_level") == "O2":
         raise RuntimeError(
             f"For '{cls_name}', the jit_level must be 'O0' or 'O1', but it is 'O2', where MindSpore compiles no graph "
@@ -254,17 +249,22 @@ class Gradients(ops.PrimitiveWithInfer):
         optimizer_name (str): The optimizer's class.
         parameters (ParameterTuple): The parameters. Their dtypes and shapes must stay as they are now.
         check_states (Callable): A check of the states, called as well.
+        check_mode (Callable): A check of the parallel mode, called as well.
     """
 
-    def __init__(self, optimizer_name, parameters, check_states):
+    def __init__(self, optimizer_name, parameters, check_states, check_mode):
         super().__init__("CheckGradients")
-        self._optimizer, self._check_states = optimizer_name, check_states
+        self._optimizer, self._check_states, self._check_mode = optimizer_name, check_states, check_mode
         self.has_run = False
         self._parameters = parameters
         self._expected = [(each.name, tuple(each.shape), each.dtype) for each in parameters]
 
     def __infer__(self, parameters, gradients):
-        """MindSpore calls this with the dtypes and the shapes of two tuples of tensors."""
+        """MindSpore calls this with the dtypes and the shapes of two tuples of tensors.
+
+        The value of the result is True if a pipeline divides the net into stages.
+        """
+        self._check_mode()
         self._check_states()
         check_replaced(self._optimizer, self._parameters)
         self._check_parameters(parameters)
@@ -282,7 +282,7 @@ class Gradients(ops.PrimitiveWithInfer):
         for (name, expected_shape, _), dtype, shape in zip(self._expected, dtypes, shapes):
             self._check_gradient(name, expected_shape, dtype, shape)
         self.has_run = True
-        return {"shape": (), "dtype": mstype.bool_, "value": True}
+        return {"shape": (), "dtype": mstype.bool_, "value": parallel_mode.has_stages()}
 
     def _check_parameters(self, parameters):
         for (name, *expected), dtype, shape in zip(self._expected, parameters["dtype"], parameters["shape"]):

@@ -5,7 +5,7 @@
 import contextlib
 import math
 
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, context, nn
 from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
@@ -56,6 +56,11 @@ class Step(nn.Cell):
         # sees that, if it has all of them in one bucket. Buckets would save no memory: Parameters are never freed. It
         # does not see the parameters that MindSpore's operation updates on the device.
         updates_at_once = new_updates(bound=math.inf)[0] if kernel_sees_parameters else updates
+        # A pipeline stage drops each operation with an input of another stage, and all that hangs on it, silently. The
+        # stage of a parameter is known only while MindSpore compiles, so each parameter gets its own operation. The CPU
+        # target has no stages.
+        has_no_stages = context.get_context("device_target") == "CPU"
+        updates_apart = updates if has_no_stages else new_updates(bound=0)[0]
         is_sharded = any(each.piece is not None for each in tensors)
         cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False) if is_sharded else None
         # Not by setattr: a Cell looks for the names of parameters first, and a net's parameter may have any name.
@@ -80,6 +85,7 @@ class Step(nn.Cell):
             kernel_sees_parameters=kernel_sees_parameters,
             updates=updates,
             updates_at_once=updates_at_once,
+            updates_apart=updates_apart,
             order=order,
             cuts=cuts,
             successes=(True,) * (len(tensors) - 1),
@@ -100,8 +106,10 @@ class Step(nn.Cell):
     def construct(self, gradients, *separate_inputs):
         if separate_inputs:
             gradients = separate_inputs[1:]
-        self.check_gradients(self.parameters, gradients)
+        has_stages = self.check_gradients(self.parameters, gradients)
         updates = self.updates
+        if has_stages:
+            updates = self.updates_apart
         # Before `begin`: read after it, gradients that are Parameters would get a copy on the host, as described there.
         if not self.kernel_sees_parameters:
             gradients = host.map_(_apart_from_parameters, gradients)

@@ -143,12 +143,3 @@ class TestChoice:
         pretend(device_target=target)
         with pytest.raises(RuntimeError, match=rf"needs the device target 'CPU', but it is '{target}'"):
             AdamOffload(weight, host_kernel="stock")
-
-    @pytest.mark.parametrize("mode", ["semi_auto_parallel", "auto_parallel"])
-    def test_other_parallel_modes_are_refused(self, weight, mode):
-        context.set_auto_parallel_context(parallel_mode=mode)
-        try:
-            with pytest.raises(RuntimeError, match=rf"must be 'stand_alone' or 'data_parallel', but it is '{mode}'"):
-                AdamOffload(weight)
-        finally:
-            context.reset_auto_parallel_context()

@@ -100,9 +100,11 @@ def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_on_device):
     kinds = {name: (moments.shape(shape), moments.dtype, moments.loads) for name in formats.MOMENT_NAMES}
     if parameter.dtype != mstype.float32:
         kinds["master"] = shape, "float32", ()
-    arrays = memory.zeros([(each, _numpy_dtype(dtype)) for each, dtype, _ in kinds.values()])
+    dtypes = {prefix: _numpy_dtype(dtype) for prefix, (_, dtype, _) in kinds.items()}
+    arrays = memory.zeros([(each, dtypes[prefix]) for prefix, (each, *_) in kinds.items()])
+    slices = None if piece else memory.Slices(dtypes)
     states = {
-        prefix: clone_of(parameter, prefix, array, loads, piece, is_on_device)
+        prefix: clone_of(parameter, prefix, array, loads, piece, slices, is_on_device)
         for (prefix, (_, _, loads)), array in zip(kinds.items(), arrays)
     }
     own = [states[name] for name in formats.MOMENT_NAMES]

@@ -17,6 +17,24 @@ HUGE_PAGE = 2 * 1024 * 1024  # bytes, on x86-64 and on most aarch64 kernels; a s
 GAP = 21 * 4096 + 1024
 
 
+class Slices:
+    """The memory of slices of a parameter's states, which lie one behind the other, as the whole states did.
+
+    Args:
+        dtypes (dict[str, numpy.dtype]): The dtype of each state, by its name.
+    """
+
+    def __init__(self, dtypes):
+        self._dtypes, self._shape, self._waiting = dtypes, None, {}
+
+    def take(self, name, shape):
+        """Returns an array of zeros in this shape for a state. Those of the other states wait beside it."""
+        if shape != self._shape or name not in self._waiting:
+            self._shape = shape
+            self._waiting = dict(zip(self._dtypes, zeros([(shape, dtype) for dtype in self._dtypes.values()])))
+        return self._waiting.pop(name)
+
+
 def zeros(kinds):
     """Returns an array of zeros for each shape and numpy dtype of a list; they lie one behind the other.
 

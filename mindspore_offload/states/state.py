@@ -23,7 +23,7 @@ def new_state(name, array, kind=None):
     # `Parameter.__new__` picks the class, so the subclass is set afterwards.
     state.own_dtype = state.loadable_dtype = tensor.dtype
     state.__class__ = _class_of(kind or _State, type(state))
-    state.memory, state.piece, state.whole_shape = array, None, tensor.shape
+    state.memory, state.piece, state.whole_shape, state.take_slice = array, None, tensor.shape, None
     state.was_loaded = state.is_on_device = False
     return state
 
@@ -38,11 +38,12 @@ def shard_state(ranks):
     return new_state(shard.STATE, np.array(ranks, np.int32), _Shard)
 
 
-def clone_of(parameter, prefix, array, loads, piece=None, is_on_device=False):
+def clone_of(parameter, prefix, array, loads, piece=None, slices=None, is_on_device=False):
     """Returns the state ``<prefix>.<name of parameter>`` whose memory is `array`, as a clone of the parameter.
 
     `loads` are the names of the dtypes that a checkpoint may bring, if there are others than its own. With a `Piece` it
-    is this piece of the state. If it `is_on_device`, the device updates it.
+    is this piece of the state. From `slices` it takes memory if MindSpore cuts it. If it `is_on_device`, the device
+    updates it.
 
     In MindSpore's sense: it has the parameter's settings, and the parameter lists it. Semi-automatic parallel slices
     exactly the clones of a parameter as it slices the parameter.
@@ -55,6 +56,7 @@ def clone_of(parameter, prefix, array, loads, piece=None, is_on_device=False):
     state.requires_aggr = parameter.requires_aggr
     state.piece, state.whole_shape = piece, tuple(parameter.shape)
     state.is_on_device = is_on_device
+    state.take_slice = functools.partial(slices.take, prefix) if slices else None
     if loads:
         state.loadable_dtype = _loadable_dtype(state.own_dtype, loads)
     info = parameter.param_info
@@ -125,12 +127,15 @@ class _State:
     def set_data(self, data, slice_shape=False):
         """Copies a tensor of the state's shape, or of shape () for (1,), into the state's memory.
 
-        If the state is a piece, a tensor in the shape of the parameter gives it that piece.
+        If the state is a piece, a tensor in the shape of the parameter gives it that piece. With `slice_shape`, the
+        state becomes the tensor, which may have another shape.
         """
         if not isinstance(data, Tensor):
             data = Tensor(data, self.own_dtype)
         if data.has_init:
             data = data.init_data()
+        if slice_shape and self.take_slice is not None:
+            return self._become_slice(data.astype(self.own_dtype).asnumpy())
         shape, own_shape = tuple(data.shape), self.memory.shape
         if shape not in (own_shape, self.whole_shape) and (own_shape, shape) != ((1,), ()):
             raise ValueError(
@@ -151,6 +156,16 @@ class _State:
             self.memory = self.memory.copy()
             Tensor.assign_value(self, Tensor.from_numpy(self.memory))
         self.sliced, self.was_loaded = slice_shape, True
+        return self
+
+    def _become_slice(self, values):
+        """Exchanges the memory, also for a slice of the same size: copying zeros into the old one would touch it."""
+        self.memory = self.take_slice(values.shape)
+        self.whole_shape = values.shape
+        if values.reshape(-1).view(np.uint8).any():  # else leave its pages without memory
+            np.copyto(self.memory, values)
+        super().assign_value(Tensor.from_numpy(self.memory))
+        self.sliced = True
         return self
 
     def _of_piece(self):

@@ -49,7 +49,7 @@ class _Update(nn.Cell):
         function (str): The function of the library.
         parameters (list[Parameter]): The parameters that the function reads.
         written (tuple[str]): The roles of the inputs that it writes.
-        shapes, dtypes: Those of its outputs.
+        shapes, dtypes: Those of its outputs. `shapes` None: those of the gradients.
     """
 
     def __init__(self, bucket, rows, function, parameters, written, shapes, dtypes):
@@ -69,13 +69,28 @@ class _Update(nn.Cell):
         inputs = {role: counts.get(role, len(tensors)) for role in ROLES}
         # Keep it in its own attribute. MindSpore misses the side effects of an operation taken from a tuple, and drops
         # it.
-        self.update = _Operation(function, shapes, dtypes, inputs, written)
+        self.update = _Operation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
 
     def launch(self, coefficients, parameters, gradients):
         # In the order of ROLES.
         return self.update(
             coefficients, self.rows, *parameters, *self.moment1, *self.moment2, *gradients, *self.masters
         )
+
+
+def _shapes_of_gradients(inputs):
+    """Returns a function that gives outputs the shapes of the gradients, whatever they are when MindSpore infers them.
+
+    In semi-automatic parallel it infers them once more, after it has cut the tensors.
+    """
+    names, counts = list(inputs), list(inputs.values())
+    start = sum(counts[: names.index("gradient")])
+
+    def shapes(*of_inputs):
+        # MindSpore takes an output of shape () for a number, so declare it as (1,).
+        return tuple(tuple(shape) or (1,) for shape in of_inputs[start : start + inputs["gradient"]])
+
+    return shapes
 
 
 class _InPlace(_Update):
@@ -109,8 +124,7 @@ class _Assign(_Update):
             "AdamAssign",
             [each.parameter for each in tensors if each.master is not None],
             _WRITTEN,
-            # MindSpore takes an output of shape () for a number, so declare it as (1,).
-            tuple(each.shape or (1,) for each in tensors),
+            None,
             tuple(each.parameter.dtype for each in tensors),
         )
         self.has_masters = len(self.masters) > 0
@@ -172,7 +186,8 @@ class _Operation(ops.Custom):
 
     Args:
         function (str): The function's name.
-        shapes, dtypes: Those of the output, or tuples of them for several outputs.
+        shapes, dtypes: Those of the output, or tuples of them for several outputs. `shapes` may be a function of the
+            shapes of the inputs.
         inputs (Optional[dict[str, int]]): The roles of the inputs, in their order, and the number of tensors of each.
             Needed only if some are written.
         written (tuple[str]): The roles of the inputs that are written.
@@ -182,7 +197,8 @@ class _Operation(ops.Custom):
     is_ascend_c = property(lambda self: False, lambda self, value: None)
 
     def __init__(self, function, shapes, dtypes, inputs=None, written=()):
-        super().__init__(f"{native_library.PATH}:{function}", lambda *_: shapes, lambda *_: dtypes, "aot")
+        infer_shapes = shapes if callable(shapes) else lambda *_: shapes
+        super().__init__(f"{native_library.PATH}:{function}", infer_shapes, lambda *_: dtypes, "aot")
         # The path itself would stay in MindSpore's compile cache when the package moves.
         self.add_prim_attr("path_from_env", True)
         for attribute in ("func_name", "uniq_name"):

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Semi-automatic and automatic parallel, in which MindSpore cuts parameters and states while it compiles.
+
+Look at the mode where a step is compiled. `AutoParallel` sets it only then, after the optimizer was made.
+"""
+
+from mindspore import context
+
+CUTTING = ("semi_auto_parallel", "auto_parallel")
+
+# The arguments that need whole gradients or whole states: the value that turns each off, and what to do instead.
+_NEED_WHOLE = {
+    "max_grad_norm": (None, "clip in the training cell (in a MindFormers YAML: use_clip_grad: True)"),
+    "skip_nonfinite": (False, "skip such steps in the training cell, as nn.TrainOneStepWithLossScaleCell does"),
+    "shard_states": (False, "set enable_parallel_optimizer=True, which cuts the states with the parameters"),
+}
+
+
+def check(cls_name, **arguments):
+    """Refuses arguments that would be wrong where each rank has only slices.
+
+    Args:
+        cls_name (str): The optimizer's class.
+        arguments: `max_grad_norm`, `skip_nonfinite` and `shard_states`.
+    """
+    mode = context.get_auto_parallel_context("parallel_mode")
+    if mode not in CUTTING and not has_stages():
+        return
+    for name, value in arguments.items():
+        off, cure = _NEED_WHOLE[name]
+        if value != off:
+            raise RuntimeError(
+                f"For '{cls_name}', the argument '{name}' must be {off} in the parallel mode '{mode}', where each rank "
+                f"has only its slices of gradients and states, but got {value}; {cure}."
+            )
+
+
+def has_stages():
+    """Returns True if a pipeline divides the net into stages."""
+    return context.get_auto_parallel_context("pipeline_stages") > 1
