@@ -2,8 +2,14 @@
 
 """Processes whose GPU is the second memory, and one that has only the CPU to compare with."""
 
+import pickle
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import msrun
 import pytest
-from worker import FOLDER, Worker
+from worker import ENVIRONMENT, FOLDER, Worker
 
 # One dispatch thread is the default up to 11 cores; with more, MindSpore cuts graphs into other segments.
 REGIMES = {
@@ -46,6 +52,50 @@ def cpu(tmp_path_factory):
 
     yield run
     worker.stop()
+
+
+class Job(NamedTuple):
+    """The ranks that train, and the settings of their runtime. A mutant is a function of `mutants`."""
+
+    ranks: int
+    jit_level: str
+    dispatch_threads: int
+    mutant: str = "none"
+
+
+@pytest.fixture(scope="session")
+def trained(request, tmp_path_factory):
+    """A function that returns the results of a case, one for each rank. A text is that of an error."""
+    folders = {}
+
+    def results(job, name):
+        if job not in folders:
+            folders[job] = tmp_path_factory.mktemp("ranks")
+            parameters = [getattr(item, "callspec", None) and item.callspec.params for item in request.session.items]
+            of_job = [each for each in parameters if each and each.get("job") == job]
+            names = dict.fromkeys(
+                name for each in of_job for name in (each["name"].removeprefix("replaced-"), each["name"])
+            )
+            _run(job, folders[job], names)
+        files = [folders[job] / f"{name}.{rank}" for rank in range(job.ranks)]
+        assert all(file.exists() for file in files), "the processes died; their last words are in the captured stdout"
+        return [pickle.loads(file.read_bytes()) for file in files]
+
+    return results
+
+
+def _run(job, folder, names):
+    program = Path(__file__).parent / "ranks" / "rank.py"
+    arguments = folder, job.jit_level, job.dispatch_threads, job.mutant, *names
+    variables = {**ENVIRONMENT, "SECOND_MEMORY_DEVICES": str(job.ranks), "GLOG_v": "3"}
+    with mock.patch.dict(msrun._ENVIRONMENT, variables):
+        msrun.run(program, folder, job.ranks, *arguments)
+
+
+@pytest.fixture(scope="session")
+def alone(cpu):
+    """A function that returns the results of a case in one process without ranks."""
+    return lambda case: cpu("trainings.train", 1, case)
 
 
 def table(cases, *always, names=("settings", "dtypes")):

@@ -14,6 +14,7 @@ from unittest import mock
 import build
 
 FOLDER = Path(__file__).parent.parent.parent / "build" / "second_memory"
+ENVIRONMENT = build.environment(FOLDER)
 LOG = "SECOND_MEMORY_LOG"
 LONGEST = 120  # seconds of a scenario; one that hangs is killed
 
@@ -41,7 +42,7 @@ class Worker:
         self._arguments = target, jit_level, dispatch_threads, mutant
         self._variables = {"GLOG_v": "3", LOG: str(log), **(variables or {})}
         if target == "GPU":
-            self._variables |= build.environment(FOLDER)
+            self._variables |= ENVIRONMENT
         self._process = None
 
     def run(self, scenario, *arguments, **settings):

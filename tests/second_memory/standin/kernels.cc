@@ -8,6 +8,7 @@
 #include <climits>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "memory.h"
@@ -112,6 +113,10 @@ BINARY(kNotEqual, float, bool)
 BINARY(kAdd, __half, __half)
 BINARY(kSub, __half, __half)
 BINARY(kMul, __half, __half)
+BINARY(kAdd, int, int)
+BINARY(kSub, int, int)
+BINARY(kMul, int, int)
+BINARY(kMinimum, int, int)
 
 template <class From, class To>
 cudaError_t Cast(int count, const From* from, To* to, cudaStream_t stream) {
@@ -202,14 +207,55 @@ cudaError_t Gather(T* from, Index* indices, T* to, size_t batch, size_t n_i, siz
 template cudaError_t Gather(float*, int*, float*, size_t, size_t, size_t, size_t, size_t, cudaStream_t);
 
 template <class T>
+cudaError_t StridedSlice(const std::vector<size_t>& shape, const Shape& begin, const Shape& steps,
+                         const std::vector<size_t>& result, const T* from, T* to, cudaStream_t stream) {
+  from = OfKernel(from), to = OfKernel(to);
+  size_t count = 1;
+  for (const size_t extent : result) count *= extent;
+  return Launch(stream, What::kKernel, count * sizeof(T), [=] {
+    for (size_t i = 0; i < count; ++i) {
+      size_t rest = i, offset = 0, stride = 1;
+      for (size_t d = result.size(); d-- > 0;) {
+        offset += (begin[d] + static_cast<int64_t>(rest % result[d]) * steps[d]) * stride;
+        rest /= result[d];
+        stride *= shape[d];
+      }
+      to[i] = from[offset];
+    }
+  });
+}
+template cudaError_t StridedSlice(const std::vector<size_t>&, const Shape&, const Shape&, const std::vector<size_t>&,
+                                  const float*, float*, cudaStream_t);
+template cudaError_t StridedSlice(const std::vector<size_t>&, const Shape&, const Shape&, const std::vector<size_t>&,
+                                  const __half*, __half*, cudaStream_t);
+
+template <class T>
+cudaError_t FillDeviceArray(size_t count, T* to, float value, cudaStream_t stream) {
+  to = OfKernel(to);
+  return Launch(stream, What::kKernel, count * sizeof(T), [=] {
+    for (size_t i = 0; i < count; ++i) Store(&to[i], value);
+  });
+}
+template cudaError_t FillDeviceArray(size_t, float*, float, cudaStream_t);
+template cudaError_t FillDeviceArray(size_t, __half*, float, cudaStream_t);
+
+template <class T>
 cudaError_t CalAssignAdd(size_t count, T* to, const T* value, T* out, const uint32_t&, cudaStream_t stream) {
   to = OfKernel(to), value = OfKernel(value), out = OfKernel(out);
   return Launch(stream, What::kKernel, count * sizeof(T), [=] {
-    for (size_t i = 0; i < count; ++i) out[i] = to[i] = to[i] + value[i];
+    for (size_t i = 0; i < count; ++i) {
+      if constexpr (std::is_integral_v<T>) {
+        to[i] += value[i];
+      } else {
+        Store(&to[i], Value(to[i]) + Value(value[i]));
+      }
+      out[i] = to[i];
+    }
   });
 }
 template cudaError_t CalAssignAdd(size_t, float*, const float*, float*, const uint32_t&, cudaStream_t);
 template cudaError_t CalAssignAdd(size_t, int*, const int*, int*, const uint32_t&, cudaStream_t);
+template cudaError_t CalAssignAdd(size_t, __half*, const __half*, __half*, const uint32_t&, cudaStream_t);
 
 template <class T>
 cudaError_t CalAssignSub(size_t count, T* to, const T* value, T* out, uint32_t, cudaStream_t stream) {

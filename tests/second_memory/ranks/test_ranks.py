@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Ranks in semi-automatic and automatic parallel end where one process without ranks ends.
+
+Each slice of a weight, a moment or a master equals its place in the tensor of that process.
+"""
+
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from cases import ALL, CASES, REFUSED, REPLACED
+from conftest import Job
+from trainings import SAVED, slice_of, strategy_file
+
+TWO = Job(2, "O0", 1)
+JOBS = {"2-O0-1thread": TWO, "2-O1-2threads": Job(2, "O1", 2), "4-O0-1thread": Job(4, "O0", 1)}
+# The first stage trains this weight, and sends it to the second, whose own copy is not used.
+TIED = "tie."
+ALWAYS = ("plain", "float16-AdamW", "layouts", "AutoParallel", "accumulation", "optimizer-parallel")
+ALWAYS += ("pipeline", "pipeline-AutoParallel", "pipeline-AdamW-groups")
+
+
+def products(names, always=()):
+    """Parametrizes a test with jobs and cases. Only those that are named run always, with two ranks."""
+    pairs = [(k, job, n) for k, job in JOBS.items() for n in names if ALL[n].get("ranks", job.ranks) == job.ranks]
+    marks = [() if job is TWO and name in always else pytest.mark.full for _, job, name in pairs]
+    values = [pytest.param(job, name, id=f"{key}-{name}", marks=m) for (key, job, name), m in zip(pairs, marks)]
+    return pytest.mark.parametrize(("job", "name"), values)
+
+
+def tolerances_of(case):
+    """Returns the errors that are allowed: of an element, relative to the largest one; and of a loss."""
+    if "moment_dtype" in case.get("optimizer", {}):  # two values are rounded to bfloat16 by other random bits
+        return 2**-6, 1e-3
+    if case.get("options", {}).get("half"):  # gradients are rounded to float16
+        return 2e-3, 1e-3
+    return 1e-5, 1e-6
+
+
+def assert_trained_alike(results, reference, case):
+    """Compares the ranks with one process."""
+    tolerance, tolerance_of_losses = tolerances_of(case)
+    stages = case.get("stages", 1)
+    for rank, result in enumerate(results):
+        assert not isinstance(result, str), result
+        stage, place = divmod(rank, len(results) // stages)
+        if stage == stages - 1:
+            expected = reference["losses"][-len(result["losses"]) :]
+            np.testing.assert_allclose(result["losses"], expected, rtol=tolerance_of_losses)
+        compared = set()
+        for name, whole in reference["arrays"].items():
+            actual = result["arrays"][name]
+            if stages > 1 and stage_of(name) == 1 - stage:
+                is_same = actual.tobytes() == result["start"][name].tobytes()
+                assert is_same or TIED in name, f"{name} of the other stage has changed"
+                continue
+            expected = whole if actual.shape == whole.shape else slice_of(whole, layout_of(name, result), place)
+            largest = np.abs(whole).max(initial=1e-30)
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * largest, err_msg=f"{rank} {name}")
+            compared.add(name)
+        assert any("moment1." in name for name in compared)
+
+
+def stage_of(name):
+    """Returns the stage of a weight or a state, None for a number."""
+    return next((stage for part, stage in {TIED: 0, "stage0.": 0, "stage1.": 1}.items() if part in name), None)
+
+
+def layout_of(name, result):
+    """A state is cut as its parameter is."""
+    return next(layout for parameter, layout in result["layouts"].items() if f".{name}".endswith(f".{parameter}"))
+
+
+def check(trained, alone, job, name):
+    assert_trained_alike(trained(job, name), alone(CASES[name]), CASES[name])
+
+
+@products(CASES, ALWAYS)
+def test_training(job, name, trained, alone):
+    check(trained, alone, job, name)
+
+
+@pytest.mark.parametrize("name", ["pipeline-AutoParallel"])
+@pytest.mark.parametrize("job", [TWO._replace(mutant="bucket_over_stages")], ids=["2-O0-1thread"])
+def test_a_bucket_over_two_stages_is_found(job, name, trained, alone):
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check(trained, alone, job, name)
+
+
+@products(["resume-slices"], ["resume-slices"])
+def test_functions_of_mindspore_merge_the_slices(job, name, trained, alone, tmp_path):
+    """The states merge as weights do. The whole checkpoint is that of one process."""
+    folder = Path(trained(job, name)[0]["checkpoint"]).parent
+    strategy = str(strategy_file(folder))
+    ms.transform_checkpoints(str(folder.parent), str(tmp_path), "whole", strategy, None)
+    merged = ms.load_checkpoint(str(next(tmp_path.glob("rank_0/*.ckpt"))))
+    expected = alone({**CASES[name], "steps": SAVED})["arrays"]
+    assert merged.keys() == expected.keys()
+    for each, value in expected.items():
+        atol = tolerances_of(CASES[name])[0] * np.abs(value).max()
+        np.testing.assert_allclose(merged[each].asnumpy(), value, rtol=0, atol=atol, err_msg=each)
+
+
+ALWAYS_COUNTED = ("plain", "optimizer-parallel", "accumulation", "pipeline-AutoParallel")
+
+
+@products(REPLACED, [f"replaced-{name}" for name in ALWAYS_COUNTED])
+def test_collectives_are_those_of_nn_Adam(job, name, trained):
+    for own, replaced in zip(trained(job, name.removeprefix("replaced-")), trained(job, name)):
+        assert not isinstance(replaced, str), replaced
+        assert own["collectives"] == replaced["collectives"]
+
+
+@products(REFUSED, ["AutoParallel-max_grad_norm", "pipeline-skip_nonfinite"])
+def test_what_needs_whole_gradients_is_refused(job, name, trained):
+    argument = next(iter(ALL[name]["optimizer"]))
+    for result in trained(job, name):
+        assert isinstance(result, str), f"trained with the losses {result['losses']}"
+        assert f"the argument '{argument}' must be" in result
