@@ -24,9 +24,9 @@ import mindspore_offload
 PACKAGE = Path(mindspore_offload.__file__).parent
 PUBLIC = [name for name in mindspore_offload.__all__ if callable(getattr(mindspore_offload, name))]
 REFERENCE = [page for page in pages.names("en") if page.startswith("mindspore_offload.")]
-WITH_MSRUN = "devices"  # test_sharded.py runs it
+WITH_MSRUN = ("devices", "semi_auto")  # test_sharded.py runs the first one, and tests/second_memory the other
 PROGRAMS = [
-    page for page in pages.names("en") if page not in (*REFERENCE, WITH_MSRUN) and pages.code("en", page, "python")
+    page for page in pages.names("en") if page not in (*REFERENCE, *WITH_MSRUN) and pages.code("en", page, "python")
 ]
 
 # Their examples need libraries that only `make test-clients` and `make test-peers` install.

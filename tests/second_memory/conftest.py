@@ -76,7 +76,9 @@ def trained(request, tmp_path_factory):
             names = dict.fromkeys(
                 name for each in of_job for name in (each["name"].removeprefix("replaced-"), each["name"])
             )
-            _run(job, folders[job], names)
+            program = Path(__file__).parent / "ranks" / "rank.py"
+            arguments = folders[job], job.jit_level, job.dispatch_threads, job.mutant, *names
+            run_on_ranks(program, folders[job], job.ranks, *arguments)
         files = [folders[job] / f"{name}.{rank}" for rank in range(job.ranks)]
         assert all(file.exists() for file in files), "the processes died; their last words are in the captured stdout"
         return [pickle.loads(file.read_bytes()) for file in files]
@@ -84,12 +86,11 @@ def trained(request, tmp_path_factory):
     return results
 
 
-def _run(job, folder, names):
-    program = Path(__file__).parent / "ranks" / "rank.py"
-    arguments = folder, job.jit_level, job.dispatch_threads, job.mutant, *names
-    variables = {**ENVIRONMENT, "SECOND_MEMORY_DEVICES": str(job.ranks), "GLOG_v": "3"}
+def run_on_ranks(program, folder, ranks, *arguments):
+    """Runs a program on several ranks, each of which has a second memory. Returns the exit status of msrun."""
+    variables = {**ENVIRONMENT, "SECOND_MEMORY_DEVICES": str(ranks), "GLOG_v": "3"}
     with mock.patch.dict(msrun._ENVIRONMENT, variables):
-        msrun.run(program, folder, job.ranks, *arguments)
+        return msrun.run(program, folder, ranks, *arguments)
 
 
 @pytest.fixture(scope="session")

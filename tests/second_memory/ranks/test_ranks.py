@@ -9,9 +9,10 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+import pages
 import pytest
 from cases import ALL, CASES, REFUSED, REPLACED
-from conftest import Job
+from conftest import Job, run_on_ranks
 from trainings import SAVED, slice_of, strategy_file
 
 TWO = Job(2, "O0", 1)
@@ -119,3 +120,14 @@ def test_what_needs_whole_gradients_is_refused(job, name, trained):
     for result in trained(job, name):
         assert isinstance(result, str), f"trained with the losses {result['losses']}"
         assert f"the argument '{argument}' must be" in result
+
+
+@pytest.mark.full
+def test_the_program_of_the_page(tmp_path):
+    program = tmp_path / "program.py"
+    code = "\n".join(pages.code("en", "semi_auto", "python"))
+    program.write_text(f"import mindspore\nmindspore.set_device('GPU')\n{code}")
+    assert run_on_ranks(program, tmp_path, 2) == 0
+    for rank in range(2):
+        assert f"rank {rank} holds moments of the shape (32, 32)" in (tmp_path / f"log/worker_{rank}.log").read_text()
+        assert ms.load_checkpoint(str(tmp_path / f"rank{rank}.ckpt"))["moment1.up"].shape == (32, 32)
