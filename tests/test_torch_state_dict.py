@@ -196,17 +196,29 @@ def test_a_state_of_another_optimizer_is_refused(extra):
 
 
 GENERATOR = (name for name in NAMES)
-ODD_NAMES = [
-    *[(value, TypeError, "as a list of str") for value in ("fc.weight", {*NAMES}, GENERATOR, 3, [0, 1], [None, "w"])],
-    ([Parameter(Tensor([1.0]), name=name) for name in NAMES], TypeError, r"as a list of str.*\[p.name for p in"),
-    (["w", "w"], ValueError, "have another name for each parameter, but got 'w' again at index 1"),
-    (["w", ""], ValueError, "another name for each parameter"),
-    (["w"], ValueError, r"the 2 parameters in the state_dict, .* but got 1"),
-    ([], ValueError, r"the 2 parameters in the state_dict, .* but got 0"),
-]
+NOT_A_LIST = {
+    "text": "fc.weight",
+    "set": {*NAMES},
+    "generator": GENERATOR,
+    "number": 3,
+    "numbers": [0, 1],
+    "none": [None],
+}
+ODD_NAMES = {
+    **{case: (value, TypeError, "as a list of str") for case, value in NOT_A_LIST.items()},
+    "parameters": (
+        [Parameter(Tensor([1.0]), name=name) for name in NAMES],
+        TypeError,
+        r"as a list of str.*\[p.name for p in",
+    ),
+    "twice": (["w", "w"], ValueError, "have another name for each parameter, but got 'w' again at index 1"),
+    "empty": (["w", ""], ValueError, "another name for each parameter"),
+    "too-few": (["w"], ValueError, r"the 2 parameters in the state_dict, .* but got 1"),
+    "none-at-all": ([], ValueError, r"the 2 parameters in the state_dict, .* but got 0"),
+}
 
 
-@pytest.mark.parametrize(("names", "error", "message"), ODD_NAMES, ids=lambda value: f"{value!r:.20}")
+@pytest.mark.parametrize(("names", "error", "message"), ODD_NAMES.values(), ids=ODD_NAMES)
 @pytest.mark.parametrize("form", ["numbers", "flattened"])
 def test_odd_names_are_refused(names, error, message, form):
     with pytest.raises(error, match=rf"^For 'convert_checkpoint', the argument 'names' must .*{message}"):
