@@ -51,7 +51,7 @@ def library():
     library.MindsporeOffloadSetIsa(isa)
 
 
-@pytest.fixture(params=["baseline", "avx2"])
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
 def isa(request, library):
     """Each instruction set that this machine runs."""
     if request.param not in library.MindsporeOffloadSupportedIsas().decode().split():

@@ -46,8 +46,26 @@ TARGET_AVX2 double SumSquaresAvx2(Element type, const void* gradient, size_t beg
 }
 #endif
 
+#ifdef MINDSPORE_OFFLOAD_HAS_AVX512
+bool HasAvx512() {
+  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+TARGET_AVX512 void UpdateAvx512(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
+  UpdateRange<Avx2Conversion>(c, t, begin, end);
+}
+
+TARGET_AVX512 double SumSquaresAvx512(Element type, const void* gradient, size_t begin, size_t end) {
+  return SumSquaresOfRange<Avx2Conversion>(type, gradient, begin, end);
+}
+#endif
+
 // Best first. The last one runs everywhere.
 constexpr Implementation kImplementations[] = {
+#ifdef MINDSPORE_OFFLOAD_HAS_AVX512
+    {"avx512", HasAvx512, UpdateAvx512, SumSquaresAvx512},
+#endif
 #ifdef MINDSPORE_OFFLOAD_HAS_AVX2
     {"avx2", HasAvx2, UpdateAvx2, SumSquaresAvx2},
 #endif
