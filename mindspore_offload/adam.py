@@ -118,10 +118,12 @@ class AdamOffload(GuardedAttributes):
             the share is as close to `offload_ratio` as this order allows. Those below `min_offload_size` stay in any
             case. The attribute `offload_ratio` holds the share that was reached. Checkpoints don't depend on it,
             and results agree within rounding. Default: ``1.0`` , all parameters are offloaded.
-        moment_dtype (mindspore.dtype): The dtype of the moments, ``mindspore.float32`` or ``mindspore.bfloat16``.
-            bfloat16 halves their memory, to 4 bytes a parameter. They are rounded stochastically, so that they keep
+        moment_dtype (mindspore.dtype): The dtype of the moments, ``mindspore.float32``, ``mindspore.bfloat16`` or
+            ``mindspore.uint8``. bfloat16 halves their memory, to 4 bytes a parameter; uint8 quarters it, to 2.03 bytes,
+            as codes of 8 bits in blocks of 256 with a float32 scale. They are rounded stochastically, so that they keep
             their mean; the random bits depend only on the step, the name of the parameter, without a prefix that all
-            names share, and the element. Needs the native host operation. Moments on the device stay float32.
+            names share, and the element. Needs the native host operation. Moments on the device stay float32. With
+            uint8, so do those of parameters with fewer than 4,096 elements or fewer than two dimensions.
             Default: ``mindspore.float32`` .
         shard_states (bool): Whether the ranks of a data-parallel training share the states. Each rank then holds,
             updates and saves one piece of each state with at least 16,384 elements, and the device gathers the results
@@ -166,8 +168,8 @@ class AdamOffload(GuardedAttributes):
         ValueError: If `max_grad_norm` is not greater than 0 and finite in float32.
         ValueError: If `min_offload_size` is less than 0, or `offload_ratio` is not in [0.0, 1.0].
         ValueError: If `host_kernel` or `writeback` is unknown.
-        ValueError: If `moment_dtype` is neither float32 nor bfloat16.
-        ValueError: If `host_kernel` is ``"stock"`` while `moment_dtype` is bfloat16 or `shard_states` is True.
+        ValueError: If `moment_dtype` is neither float32, bfloat16 nor uint8.
+        ValueError: If `host_kernel` is ``"stock"`` while `moment_dtype` is not float32 or `shard_states` is True.
         ValueError: If `shard_states` is True and the ranks have other parameters, values of them, or arguments.
         ValueError: If `writeback` is ``"in_place"`` and the device target is not CPU.
         ValueError: If a parameter is empty, or occurs twice outside groups.
@@ -181,7 +183,7 @@ class AdamOffload(GuardedAttributes):
             `weight_decay` after the first step.
         AttributeError: If `learning_rate` is assigned to, although it is a schedule or that of groups.
         NotImplementedError: If `target` is assigned to.
-        RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is bfloat16 or `shard_states` is True, and the
+        RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is not float32 or `shard_states` is True, and the
             native library can't be used; the message says why.
         RuntimeError: If `shard_states` is True and the communication between ranks is not initialized, or the
             environment variable MS_ENABLE_TFT lets MindSpore restore a rank from another one.
@@ -247,6 +249,8 @@ class AdamOffload(GuardedAttributes):
         checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
         checks.keywords(self.cls_name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states)
         needs_whole = {"max_grad_norm": max_grad_norm, "skip_nonfinite": skip_nonfinite, "shard_states": shard_states}
+        if moment_format(moment_dtype).has_codes:
+            needs_whole["moment_dtype"] = moment_dtype
         check_mode = partial(parallel_mode.check, self.cls_name, **needs_whole)
         check_mode()
         self.writeback = writebacks.choose(writeback, self.cls_name)

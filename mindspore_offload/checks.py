@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, context, ops
 from mindspore import dtype as mstype
 
 from mindspore_offload import parallel_mode
-from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
+from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS, one_of
 from mindspore_offload.net_parameters import check_replaced
 
 FLOATS = tuple(getattr(mstype, name) for name in ELEMENT_TYPES)
@@ -235,7 +235,7 @@ def device(cls_name, checked, is_stock):
 
 def _check_moment_dtype(cls_name, value):
     if value not in tuple(getattr(mstype, name) for name in MOMENT_FORMATS):
-        names = " or ".join(f"mindspore.{name}" for name in MOMENT_FORMATS)
+        names = one_of(f"mindspore.{name}" for name in MOMENT_FORMATS)
         raise ValueError(f"For '{cls_name}', the argument 'moment_dtype' must be {names}, but got {value!r}.")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, Union
 
 from mindspore_offload import footprint, placement
 from mindspore_offload.footprint import Footprint, Size
-from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
+from mindspore_offload.formats import ELEMENT_TYPES, LEAST_CODED, MOMENT_FORMATS, format_for, one_of
 
 MOMENT_DTYPES = tuple(MOMENT_FORMATS)
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
@@ -44,7 +44,7 @@ def estimate(
 
     Args:
         parameters (Union[int, float, Iterable[Parameter]]): The number of parameters, or the parameters themselves:
-            any objects with `size` and `dtype`. A number counts as one large parameter.
+            any objects with `size` and `dtype`, and `ndim` if it is not 2. A number counts as one large matrix.
         dtype (str): The dtype that the parameters are trained in: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
             Default: ``None`` , the dtype that they have, and float32 for a number.
 
@@ -57,8 +57,8 @@ def estimate(
         offload_ratio (float): The argument of the optimizer. A number of parameters is divided exactly in this ratio,
             parameters only as whole ones. Default: ``None`` : the smallest ratio that fits into `device_memory`, and
             1.0 if none does or `device_memory` is not given.
-        moment_dtype (str): The dtype of the moments of `AdamOffload` on the host, ``"float32"`` or ``"bfloat16"``.
-            Default: ``"float32"`` .
+        moment_dtype (str): The dtype of the moments of `AdamOffload` on the host, ``"float32"``, ``"bfloat16"`` or
+            ``"uint8"``. Default: ``"float32"`` .
         shard_states (bool): Whether the devices share the states of `AdamOffload`: each holds and updates one piece of
             each large parameter, and they gather the results. Needs several `devices`. Default: ``False`` .
         devices (int): Number of devices that share the host's memory and its speed. Each has these parameters and its
@@ -89,6 +89,8 @@ def estimate(
         (0, 84000000000, 28000000000, 84000000000)
         >>> estimate(7e9, "bfloat16", moment_dtype="bfloat16")[0].host_states
         56000000000
+        >>> estimate(7e9, "bfloat16", moment_dtype="uint8")[0].host_states
+        42218750000
         >>> ours, *_ = estimate(7e9, "bfloat16", device_memory=64e9, activations=12e9)
         >>> round(ours.offload_ratio, 4), ours.device_states, ours.host_states
         (0.7143, 24000000000, 60000000000)
@@ -137,7 +139,7 @@ def estimate(
         )
     if moment_dtype not in MOMENT_DTYPES:
         raise ValueError(
-            f"For 'estimate', the argument 'moment_dtype' must be {' or '.join(map(repr, MOMENT_DTYPES))}, but got "
+            f"For 'estimate', the argument 'moment_dtype' must be {one_of(map(repr, MOMENT_DTYPES))}, but got "
             f"{moment_dtype!r}."
         )
     if shard_states and not (devices >= 2 and devices == int(devices)):
@@ -148,12 +150,16 @@ def estimate(
     gradients_wait, ranks = max_grad_norm is not None or skip_nonfinite, int(devices) if shard_states else 1
     is_number = isinstance(parameters, (int, float))
 
+    def placed_with(ratio: float) -> tuple[list[Size], list[bool]]:
+        return _placed(sizes, is_number, min_offload_size, ratio)
+
     def ours_with(ratio: float) -> Footprint:
-        placed, is_on_device = _placed(sizes, is_number, min_offload_size, ratio)
+        placed, is_on_device = placed_with(ratio)
         return footprint.offloaded("AdamOffload", placed, moment_dtype, is_on_device, gradients_wait, ranks)
 
-    ours = ours_with(1.0 if offload_ratio is None else offload_ratio)
-    _check_effect(ours, moment_dtype, shard_states)
+    ratio = 1.0 if offload_ratio is None else offload_ratio
+    ours = ours_with(ratio)
+    _check_effect(ours, *placed_with(ratio), moment_dtype, shard_states)
     if offload_ratio is None and device_memory is not None:
         budget = device_memory - activations
         ours = ours_with(_smallest_ratio(sizes, is_number, lambda ratio: ours_with(ratio).device <= budget))
@@ -201,12 +207,21 @@ def _smallest_ratio(sizes: list[Size], is_number: bool, fits: Callable[[float], 
     return 1 - kept[low] / total
 
 
-def _check_effect(ours: Footprint, moment_dtype: str, shard_states: bool) -> None:
+def _check_effect(
+    ours: Footprint, sizes: list[Size], is_on_device: list[bool], moment_dtype: str, shard_states: bool
+) -> None:
     """Refuses arguments about states on the host if none are there or, to be shared, if none are large enough."""
     if moment_dtype != "float32" and not ours.host_states:
         raise ValueError(
             f"For 'estimate', the argument 'moment_dtype' must be 'float32' if no parameter is offloaded, but got "
             f"{moment_dtype!r}, and offload_ratio or min_offload_size keeps all states on the device; leave it out."
+        )
+    offloaded = [size for size, stays in zip(sizes, is_on_device) if not stays]
+    if offloaded and all(format_for(moment_dtype, size.size, size.ndim).name != moment_dtype for size in offloaded):
+        raise ValueError(
+            f"For 'estimate', the argument 'moment_dtype' must be 'float32' or 'bfloat16' if no parameter has "
+            f"{LEAST_CODED:,} elements and two dimensions, but got {moment_dtype!r}; smaller ones keep "
+            f"float32 moments."
         )
     if shard_states and not ours.interconnect:
         raise ValueError(
@@ -233,7 +248,9 @@ def _sizes(parameters: Union[float, Iterable[Any]], dtype: Optional[str]) -> lis
             f"For 'estimate', the argument 'parameters' must be a number or parameters, but got {parameters!r:.60} of "
             f"type {type(parameters).__name__}; for a net, give net.trainable_params()."
         )
-    sizes = [Size(getattr(p, "name", ""), p.size, dtype or str(p.dtype).lower()) for p in parameters]
+    sizes = [
+        Size(getattr(p, "name", ""), p.size, dtype or str(p.dtype).lower(), getattr(p, "ndim", 2)) for p in parameters
+    ]
     for size in sizes:
         if size.dtype not in ELEMENT_TYPES:
             raise TypeError(

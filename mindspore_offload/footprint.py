@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 from mindspore_offload import placement
-from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MOMENT_FORMATS, MomentFormat
+from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MomentFormat, format_for
 from mindspore_offload.shard import piece_size
 
 
 class Size(NamedTuple):
-    """Name, number of elements and dtype of a parameter."""
+    """Name, number of elements, dtype and number of dimensions of a parameter."""
 
     name: str
     size: int
     dtype: str
+    ndim: int = 2
 
 
 @dataclass
@@ -106,7 +107,7 @@ def offloaded(
         if gradients_wait:
             total.host_others += own * updated
             total.host_traffic += own * updated
-        states = _state_bytes(size, MOMENT_FORMATS[moment_dtype], updated)
+        states = _state_bytes(size, format_for(moment_dtype, size.size, size.ndim), updated)
         to_host = (own if size.dtype == "float32" else 2 * own) * updated
         total.host_states += states
         total.to_host += to_host

@@ -5,6 +5,7 @@
 MindSpore is not imported here: the commands answer before they load it.
 """
 
+import math
 from typing import NamedTuple
 
 
@@ -44,42 +45,74 @@ class MomentFormat(NamedTuple):
         dtype (str): The dtype of the array that holds a moment, from which the kernel tells the format.
         unit (float): The largest relative error of a moment in memory: the distance of two neighbours near 1. 0 where
             moments are kept as they are computed.
-        loads (tuple[str]): The dtypes of the moments in checkpoints that it can load.
+        block (int): The elements that are kept together; 1, or the number that share a scale.
+        block_bytes (int): The bytes of a block in memory.
     """
 
     name: str
     dtype: str
     unit: float
-    loads: tuple[str, ...]
+    block: int
+    block_bytes: int
 
     @property
     def is_stochastic(self):
         """True if moments are rounded, which is done stochastically, and by the native kernel only."""
         return self.unit > 0
 
+    @property
+    def has_codes(self):
+        """True if a moment is kept as blocks of codes, a row each, with a scale at its end."""
+        return self.block > 1
+
+    def suits(self, size, ndim):
+        """Returns True for the parameters whose moments it keeps. Those of the others stay float32."""
+        return not self.has_codes or (size >= LEAST_CODED and ndim >= 2)
+
     def shape(self, shape):
         """Returns the shape of the array that holds a moment of this shape."""
-        return shape
+        return (self._blocks(math.prod(shape)), self.block_bytes) if self.has_codes else shape
 
     def bytes(self, size):
         """Returns the bytes of both moments of a parameter with `size` elements."""
-        return len(MOMENT_NAMES) * ELEMENT_TYPES[self.dtype].size * size
+        return len(MOMENT_NAMES) * self._blocks(size) * self.block_bytes
+
+    def _blocks(self, size):
+        return -(-size // self.block)
 
 
 # The states that hold the moments of a parameter, in the order of the kernel's arguments.
 MOMENT_NAMES = ("moment1", "moment2")
 
-_LOADS = ("float32", "bfloat16")
+# Parameters with fewer elements keep float32 moments in place of codes, and so do norms and biases, which have one
+# dimension. They are under a thousandth of a transformer.
+LEAST_CODED = 4096
+
+BYTES_OF_BLOCK = 260  # 256 codes and a float32 scale
+
 MOMENT_FORMATS = {
     row.name: row
     for row in (
-        MomentFormat("float32", "float32", 0.0, _LOADS),
-        MomentFormat("bfloat16", "bfloat16", 2.0 ** -ELEMENT_TYPES["bfloat16"].fraction_bits, _LOADS),
+        MomentFormat("float32", "float32", 0.0, 1, 4),
+        MomentFormat("bfloat16", "bfloat16", 2.0 ** -ELEMENT_TYPES["bfloat16"].fraction_bits, 1, 2),
+        MomentFormat("uint8", "uint8", 2.0**-3, 256, BYTES_OF_BLOCK),
     )
 }
-EXACT = MOMENT_FORMATS["float32"]
+EXACT, CODES = MOMENT_FORMATS["float32"], MOMENT_FORMATS["uint8"]
 
 
 def moment_format(dtype):
     """Returns the `MomentFormat` that a dtype of MindSpore, or its name, stands for; None if there is none."""
     return MOMENT_FORMATS.get(str(dtype).lower())
+
+
+def format_for(dtype, size, ndim):
+    """Returns the `MomentFormat` of a parameter, by the optimizer's `moment_dtype` and the parameter's size."""
+    wanted = moment_format(dtype)
+    return wanted if wanted.suits(size, ndim) else EXACT
+
+
+def one_of(names):
+    """Returns names as a list in words."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"

@@ -6,6 +6,7 @@ Look at the mode where a step is compiled. `AutoParallel` sets it only then, aft
 """
 
 from mindspore import context
+from mindspore import dtype as mstype
 
 CUTTING = ("semi_auto_parallel", "auto_parallel")
 
@@ -14,6 +15,7 @@ _NEED_WHOLE = {
     "max_grad_norm": (None, "clip in the training cell (in a MindFormers YAML: use_clip_grad: True)"),
     "skip_nonfinite": (False, "skip such steps in the training cell, as nn.TrainOneStepWithLossScaleCell does"),
     "shard_states": (False, "set enable_parallel_optimizer=True, which cuts the states with the parameters"),
+    "moment_dtype": (mstype.float32, "use float32 or bfloat16: MindSpore can't cut blocks of 8-bit codes"),
 }
 
 
@@ -22,7 +24,7 @@ def check(cls_name, **arguments):
 
     Args:
         cls_name (str): The optimizer's class.
-        arguments: `max_grad_norm`, `skip_nonfinite` and `shard_states`.
+        arguments: `max_grad_norm`, `skip_nonfinite` and `shard_states`, and `moment_dtype` if the moments have codes.
     """
     mode = context.get_auto_parallel_context("parallel_mode")
     if mode not in CUTTING and not has_stages():

@@ -20,7 +20,15 @@ FORMATS = ["ckpt", "safetensors"]
 
 
 def pieces(array, ranks):
-    """Returns the piece of each rank, padded with zeros; the array itself for each if it is small."""
+    """Returns the piece of each rank, padded with zeros; the array itself for each if it is small.
+
+    Moments of 8 bits are rows, each of 256 elements.
+    """
+    if array.dtype == np.uint8 and ranks > 1 and 256 * len(array) >= 16384:
+        rows = 4 * math.ceil(len(array) / 4 / ranks)
+        padded = np.zeros((rows * ranks, 260), np.uint8)
+        padded[: len(array)] = array
+        return list(padded.reshape(ranks, rows, 260))
     if ranks == 1 or array.size < 16384:
         return [array] * ranks
     piece = 1024 * math.ceil(array.size / 1024 / ranks)
@@ -72,7 +80,7 @@ def assert_same(actual, expected):
         assert value.tobytes() == expected[name].tobytes(), name
 
 
-def trained():
+def trained(moment_dtype=ms.bfloat16):
     """Returns the tensors of a trained optimizer: sizes around the bounds, three dtypes, a state of each name."""
     shapes = {"a": (130, 127), "b": (2**14,), "c": (2**14 - 1,), "d": (), "e": (3, 5), "f": (64, 3, 11, 11)}
     dtypes = {"b": ms.bfloat16, "e": ms.float16, "f": ms.float16}
@@ -81,7 +89,7 @@ def trained():
         Parameter(Tensor(numbers.standard_normal(shape), dtypes.get(name, ms.float32)), name=f"net.{name}")
         for name, shape in shapes.items()
     ]
-    optimizer = AdamOffload(parameters, skip_nonfinite=True, moment_dtype=ms.bfloat16)
+    optimizer = AdamOffload(parameters, skip_nonfinite=True, moment_dtype=moment_dtype)
     for _ in range(2):
         optimizer(tuple(Tensor(numbers.standard_normal(p.shape), p.dtype) for p in parameters))
     return parameters_of(optimizer)

@@ -43,6 +43,7 @@ SCENARIOS = {
     "float16, clipped": ([F16], AdamWOffload, {"max_grad_norm": 0.05}),
     "bfloat16": ([BF16], AdamOffload, {"weight_decay": 0.01, "max_grad_norm": 0.05}),
     "bfloat16 moments": ([F32, BF16], AdamWOffload, {"moment_dtype": BF16, "weight_decay": 0.1}),
+    "uint8 moments": ([F32, BF16], AdamWOffload, {"moment_dtype": ms.uint8, "weight_decay": 0.1}),
     "clipped, skipping": ([F32], AdamOffload, {"max_grad_norm": 0.05, "skip_nonfinite": True, "weight_decay": 0.01}),
     "some on the device": ([F32, F16], AdamOffload, {"offload_ratio": 0.7}),
     "mixed, a bucket each": ([F32, F16, BF16], AdamOffload, {"max_grad_norm": 0.05}),
@@ -187,7 +188,7 @@ def write_and_wait(folder, name, text):
         time.sleep(0.1)
 
 
-RESUMED = ("float32", "bfloat16 moments", "clipped, skipping")
+RESUMED = ("float32", "bfloat16 moments", "uint8 moments", "clipped, skipping")
 
 
 def save(folder):

@@ -137,7 +137,7 @@ def test_a_checkpoint_of_a_training(suffix, tmp_path, monkeypatch):
     else:
         ms.save_checkpoint(saved, path, format=suffix)
     assert ms.load_checkpoint(path, format=suffix).keys() >= {"moment1.0.weight", "global_step"}
-    expected = [(p.name, p.size, str(p.dtype).lower()) for p in net.trainable_params()]
+    expected = [(p.name, p.size, str(p.dtype).lower(), p.ndim) for p in net.trainable_params()]
     weights, others = sizes.of_checkpoint(path)
     assert (sorted(map(tuple, weights)), others) == (sorted(expected), {})
 

@@ -101,11 +101,21 @@ SMALL = [Size("w", 100, "float32")]
 @pytest.mark.parametrize(
     ("parameters", "settings", "message"),
     [
-        (5, {"moment_dtype": "float16"}, "'moment_dtype' must be 'float32' or 'bfloat16', but got 'float16'"),
+        (5, {"moment_dtype": "float16"}, "'moment_dtype' must be 'float32', 'bfloat16' or 'uint8', but got 'float16'"),
+        (
+            4095,
+            {"moment_dtype": "uint8"},
+            "'moment_dtype' must be .* no parameter has 4,096 elements .* but got 'uint8'",
+        ),
+        (
+            [Size("b", 9999, "float32", 1)],
+            {"moment_dtype": "uint8"},
+            "'moment_dtype' must be .* two dimensions, but got 'uint8'",
+        ),
         (
             5,
             {"moment_dtype": ms.bfloat16},
-            "'moment_dtype' must be 'float32' or 'bfloat16', but got mindspore.bfloat16",
+            "'moment_dtype' must be 'float32', 'bfloat16' or 'uint8', but got mindspore.bfloat16",
         ),
         (
             SMALL,
@@ -125,7 +135,17 @@ SMALL = [Size("w", 100, "float32")]
             "'shard_states' must be False if all parameters stay whole",
         ),
     ],
-    ids=["float16", "dtype", "no-moments", "one-device", "half-a-device", "small", "on-the-device"],
+    ids=[
+        "float16",
+        "small-codes",
+        "flat-codes",
+        "dtype",
+        "no-moments",
+        "one-device",
+        "half-a-device",
+        "small",
+        "on-the-device",
+    ],
 )
 def test_arguments_without_a_meaning_are_refused(parameters, settings, message):
     with pytest.raises(ValueError, match=f"For 'estimate', the argument {message}"):

@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -169,6 +170,20 @@ std::vector<Contender> ContendersFor(const Configuration& kind) {
   return all;
 }
 
+// The kernel with each format of the moments, on tensors of its own.
+std::vector<Contender> Formats(const std::vector<std::vector<BucketItem>>& buckets) {
+  std::vector<Contender> all;
+  for (const std::vector<BucketItem>& bucket : buckets) {
+    const AdamTensors& t = bucket[0].tensors;
+    const auto run = [&bucket, next = size_t{0}](const BucketItem&) mutable {
+      UpdateBucket({bucket[next++ % bucket.size()]});
+    };
+    const double bytes = ConfigurationOf(t.parameter_type, t.moment_format, false).bytes;
+    all.push_back({std::string("moments ") + DtypeOf(t.moment_format), run, bytes});
+  }
+  return all;
+}
+
 double Seconds(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
@@ -206,12 +221,6 @@ size_t Option(int argc, char** argv, int i, size_t otherwise) {
 int main(int argc, char** argv) {
   const size_t threads = Option(argc, argv, 1, 2), rounds = Option(argc, argv, 2, 101);
   const size_t tensors = Option(argc, argv, 3, 8), size = Option(argc, argv, 4, size_t{1} << 21);
-#ifdef MINDSPORE_OFFLOAD_HAS_AVX2
-  if (!UseImplementation("avx2")) {
-    std::fprintf(stderr, "The variants are compiled for AVX2, which this machine does not run.\n");
-    return 1;
-  }
-#endif
   SetTeamSize(threads);
   AdamCoefficients c{};
   c.learning_rate = 0.0f;  // so that a result that no device writes back still is the parameter
@@ -219,8 +228,8 @@ int main(int argc, char** argv) {
   c.clip = c.gradient_scale = 1.0f;
   c.beta1 = 0.9f;
   c.beta2 = 0.999f;
-  std::printf("%s, %zu threads, %zu tensors of %zu elements; tile %zu, prefetch %zu, chunk %zu\n",
-              ActiveImplementation().name, threads, tensors, size, kTile, kPrefetch, kChunk);
+  std::printf("%zu threads, %zu tensors of %zu elements; tile %zu, prefetch %zu, chunk %zu\n", threads, tensors, size,
+              kTile, kPrefetch, kChunk);
   std::printf("ns a parameter: fastest, quartile, median, quartile; GB/s of the median\n");
   std::vector<Configuration> kinds;
   for (MomentFormat moments : kMomentFormats) {
@@ -228,6 +237,28 @@ int main(int argc, char** argv) {
       for (bool assign : {false, true}) kinds.push_back(ConfigurationOf(type, moments, assign));
     }
   }
+  for (Element type : {Element::kFloat32, Element::kBFloat16}) {
+    std::vector<std::vector<BucketItem>> buckets;
+    for (MomentFormat moments : kMomentFormats) {
+      buckets.emplace_back();
+      for (size_t i = 0; i < tensors; ++i) {
+        const Parameter p(size, false);
+        buckets.back().push_back({c, TensorsOf(p, ConfigurationOf(type, moments, false), size)});
+      }
+    }
+    std::istringstream isas(SupportedImplementations());
+    for (std::string isa; isas >> isa;) {
+      UseImplementation(isa.c_str());
+      std::printf("%s, in place, %s, the formats of the moments in turn\n", NameOf(type), isa.c_str());
+      Compare(Formats(buckets), buckets[0], rounds, 0);
+    }
+  }
+#ifdef MINDSPORE_OFFLOAD_HAS_AVX2
+  if (!UseImplementation("avx2")) {
+    std::fprintf(stderr, "The variants are compiled for AVX2, which this machine does not run.\n");
+    return 1;
+  }
+#endif
   for (bool huge : {false, true}) {
     std::vector<Parameter> parameters;
     for (size_t i = 0; i < tensors; ++i) parameters.emplace_back(size, huge);

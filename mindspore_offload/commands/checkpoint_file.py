@@ -15,7 +15,7 @@ from mindspore_offload.formats import ELEMENT_TYPES
 
 METADATA = "__metadata__"  # in the header of a safetensors file, beside the tensors
 CHECKSUM_TEXT = "crc_num"  # the name of the checksum in it
-SAFETENSORS_DTYPES = {row.code: row.name for row in ELEMENT_TYPES.values()}
+SAFETENSORS_DTYPES = {row.code: row.name for row in ELEMENT_TYPES.values()} | {"U8": "uint8"}
 
 HEADER_LIMIT = 2**24  # bytes of a safetensors header, about 100 per tensor; parsing may need 30 times that in memory
 TENSORS_LIMIT = 2**18  # entries of a .ckpt

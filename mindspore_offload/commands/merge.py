@@ -4,6 +4,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import resource
 import time
@@ -14,7 +15,6 @@ from mindspore_offload.commands.checkpoint_source import Source, is_safetensors
 from mindspore_offload.commands.checkpoint_writer import Output
 from mindspore_offload.commands.common import CommandError, say
 from mindspore_offload.commands.rank_files import SAME_STEP, in_order, layout_of
-from mindspore_offload.formats import ELEMENT_TYPES
 
 HELP = "merges the checkpoints that all ranks of a sharded optimizer saved into one whole checkpoint"
 
@@ -119,7 +119,7 @@ class _Merge:
         entry = self._first.entries[name]
         if name not in self._layout.cut:
             return entry.length
-        return self._layout.cut[name].size * ELEMENT_TYPES[entry.dtype].size
+        return math.prod(self._layout.cut[name]) * (entry.length // entry.size)
 
     def write(self, file):
         """Writes the whole checkpoint, after the checksums of the files were checked."""
@@ -138,7 +138,7 @@ class _Merge:
         entry = self._first.entries[name]
         shape, blocks = entry.shape, self._whole(name)
         if name in self._layout.cut:
-            shape, blocks = self._layout.cut[name].shape, self._joined(name)
+            shape, blocks = self._layout.cut[name], self._joined(name)
         return Output(name, shape, entry.code, self._length(name), self._counted(blocks))
 
     def _counted(self, blocks):

@@ -27,13 +27,16 @@ def adam_and_slack(
 ):
     """Returns the weight after one step for each of `gradients`, with the constants rounded to float32, and its slack.
 
-    The slack bounds the error of an element if each step leaves both moments as a neighbour in `moment_dtype`.
+    The slack bounds the error of an element if each step leaves both moments as a neighbour in `moment_dtype`. Codes
+    have a least number for each moment too, which depends on the largest one.
 
     The decay is an L2 penalty, or decoupled as in AdamW. `eps_on_corrected_root` adds eps where PyTorch does.
     """
     beta1, beta2 = float(np.float32(BETA1)), float(np.float32(BETA2))
     rest1, rest2 = float(np.float32(1) - np.float32(BETA1)), float(np.float32(1) - np.float32(BETA2))
-    unit = MOMENT_FORMATS[moment_dtype].unit
+    moments = MOMENT_FORMATS[moment_dtype]
+    unit = moments.unit
+    least1, least2 = (2.0**-14, 2.0**-30) if moments.has_codes else (0.0, 0.0)
     weight = np.asarray(weight, np.float64)
     m = v = 0.0
     m_error = v_error = slack = 0.0
@@ -43,8 +46,8 @@ def adam_and_slack(
             weight = weight - learning_rate * weight_decay * weight
         else:
             gradient = gradient + weight_decay * weight
-        m_error = beta1 * (m_error + unit * (np.abs(m) + m_error))
-        v_error = beta2 * (v_error + unit * (v + v_error))
+        m_error = beta1 * (m_error + unit * (np.abs(m) + m_error) + least1 * np.max(np.abs(m)))
+        v_error = beta2 * (v_error + unit * (v + v_error) + least2 * np.max(v))
         m = beta1 * m + rest1 * gradient
         v = beta2 * v + rest2 * gradient**2
         correction1, correction2 = (1 - beta1**t, 1 - beta2**t) if bias_correction else (1, 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mindspore_offload.commands.checkpoint_file import MAP
 from mindspore_offload.commands.checkpoint_source import Source
 from mindspore_offload.commands.common import CommandError
-from mindspore_offload.formats import MOMENT_FORMATS, MOMENT_NAMES
+from mindspore_offload.formats import EXACT, MOMENT_FORMATS, MOMENT_NAMES
 from mindspore_offload.shard import STATE, piece_size
 
 # The states that no parameter has: they are whole, and equal on all ranks.
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
     """How the tensors of the ranks make a whole checkpoint.
 
     Attributes:
-        cut (dict[str, Entry]): The states of which each rank has a piece, with the parameter whose shape they have.
+        cut (dict[str, tuple]): The states of which each rank has a piece, with the shape of the whole state.
         equal (set[str]): The names of the tensors that must be equal on all ranks.
         dropped (set[str]): The names of the tensors that a whole checkpoint does not have.
     """
@@ -167,22 +167,28 @@ def _check_same_tensors(first, file):
 def _add_states(layout, file, prefix, name, parameters):
     """Adds the states of a parameter to the layout, and the parameter, to which the optimizer gave this name."""
     layout.equal.update(parameter.name for parameter in parameters)
-    shape, piece = parameters[0].shape, piece_size(parameters[0].size, file.ranks)
     for kind, dtypes in STATE_DTYPES.items():
         state = file.entries.get(f"{prefix}{kind}.{name}")
         if state is None:  # a float32 parameter has no master
             continue
         if state.dtype not in dtypes:
             raise file.source.damaged(f"{state.name!r:.60} has the dtype {state.code:.20}, not {' or '.join(dtypes)}")
-        if state.shape == shape:
+        whole, piece = _shapes_of(state, parameters[0], file.ranks)
+        if state.shape == whole:
             layout.equal.add(state.name)
-        elif piece and state.shape == (piece,):
-            layout.cut[state.name] = parameters[0]
+        elif state.shape == piece:
+            layout.cut[state.name] = whole
         else:
             raise file.source.damaged(
                 f"{state.name!r:.60} has the shape {state.shape!r:.60}, but on one of {file.ranks} ranks it would have "
-                f"{(piece,) if piece else shape!r:.60}"
+                f"{piece or whole!r:.60}"
             )
+
+
+def _shapes_of(state, parameter, ranks):
+    """Returns the shapes of a state in the dtype of `state`: whole, and of a rank's piece; None if it stays whole."""
+    moments, piece = MOMENT_FORMATS.get(state.dtype, EXACT), piece_size(parameter.size, ranks)
+    return moments.shape(parameter.shape), moments.shape((piece,)) if piece else None
 
 
 def _parameters(file, prefix, names, entries):
@@ -198,8 +204,8 @@ def _parameters(file, prefix, names, entries):
         if entry is not None:
             own[name] = [entry]
             continue
-        shape = file.entries[f"{prefix}moment1.{name}"].shape
-        fits = {cell: e for cell, e in entries[name].items() if shape in (e.shape, (piece_size(e.size, file.ranks),))}
+        state = file.entries[f"{prefix}moment1.{name}"]
+        fits = {cell: e for cell, e in entries[name].items() if state.shape in _shapes_of(state, e, file.ranks)}
         others[name] = fits
     common = set.intersection(*map(set, others.values())) if others else set()
     for name, fits in others.items():

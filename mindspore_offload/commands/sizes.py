@@ -21,13 +21,13 @@ NO_WEIGHT = re.compile(
 
 def of_net(spec):
     """Returns the sizes of the trained parameters of the net that ``module:function`` returns."""
-    return [Size(p.name, p.size, str(p.dtype).lower()) for p in user_net.build(spec).trainable_params()]
+    return [Size(p.name, p.size, str(p.dtype).lower(), p.ndim) for p in user_net.build(spec).trainable_params()]
 
 
 def of_checkpoint(path):
     """Returns the sizes of the weights in a .ckpt or .safetensors file, and how many others there are by dtype."""
     with Source(path, "--checkpoint") as source:
-        found = [Size(entry.name, entry.size, entry.dtype) for entry in source.entries().values()]
+        found = [Size(entry.name, entry.size, entry.dtype, len(entry.shape)) for entry in source.entries().values()]
     tensors = [size for size in found if size.size and not NO_WEIGHT.fullmatch(size.name)]
     weights = [size for size in tensors if size.dtype in ELEMENT_TYPES]
     if not weights:

@@ -13,7 +13,8 @@ from mindspore_offload.commands import oracle
 from mindspore_offload.commands.common import one_line
 from mindspore_offload.formats import ELEMENT_TYPES
 
-SIZE = 1001  # no multiple of a vector's length
+SHAPE = (37, 111)  # large enough for codes, and no multiple of a vector's length
+SIZE = SHAPE[0] * SHAPE[1]
 SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.01, "loss_scale": 1024.0}
 
 
@@ -66,7 +67,7 @@ def error_of_steps(dtype, host_kernel, writeback, moment_dtype):
 
 
 def _rounded(values, dtype):
-    return Tensor(values, ms.float32).astype(getattr(ms, dtype))
+    return Tensor(values.reshape(SHAPE), ms.float32).astype(getattr(ms, dtype))
 
 
 def _float64(tensor):

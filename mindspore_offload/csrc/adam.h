@@ -52,18 +52,31 @@ ALWAYS_INLINE void PrepareGradient(const AdamCoefficients& c, const float* __res
   }
 }
 
+// The units in which UpdateMoments() gets and leaves the moments of a block: a format may keep them as multiples of a
+// number of its own. The betas are in the units too, as what is left of a moment and what a gradient adds to it.
+struct MomentUnits {
+  float m, v, root_of_v;
+  float decay_m, decay_v;
+  float gain_m, gain_v;
+};
+
+// Units of 1. The products with them change no bit, and compilers leave them out.
+ALWAYS_INLINE MomentUnits PlainUnits(const AdamCoefficients& c) {
+  return {1.0f, 1.0f, 1.0f, c.beta1, c.beta2, 1.0f - c.beta1, 1.0f - c.beta2};
+}
+
 // Updates both moments and computes the difference that the step adds to the weight.
 template <bool kNesterov>
-ALWAYS_INLINE void UpdateMoments(const AdamCoefficients& c, const float* __restrict g, float* __restrict m,
-                                 float* __restrict v, float* __restrict delta, size_t size) {
+ALWAYS_INLINE void UpdateMoments(const AdamCoefficients& c, const MomentUnits& units, const float* __restrict g,
+                                 float* __restrict m, float* __restrict v, float* __restrict delta, size_t size) {
   const AdamCoefficients k = c;
-  const float one_minus_beta1 = 1.0f - k.beta1;
-  const float one_minus_beta2 = 1.0f - k.beta2;
+  const MomentUnits u = units;
+  const float rate = -k.learning_rate * u.m;
   for (size_t i = 0; i < size; ++i) {
-    m[i] = m[i] * k.beta1 + one_minus_beta1 * g[i];
-    v[i] = v[i] * k.beta2 + one_minus_beta2 * g[i] * g[i];
-    const float direction = kNesterov ? m[i] * k.beta1 + one_minus_beta1 * g[i] : m[i];
-    delta[i] = -k.learning_rate * direction / (std::sqrt(v[i]) + k.eps);
+    m[i] = m[i] * u.decay_m + u.gain_m * g[i];
+    v[i] = v[i] * u.decay_v + u.gain_v * g[i] * g[i];
+    const float direction = kNesterov ? m[i] * k.beta1 + u.gain_m * g[i] : m[i];
+    delta[i] = rate * direction / (std::sqrt(v[i]) * u.root_of_v + k.eps);
   }
 }
 

@@ -31,7 +31,7 @@ constexpr int kRoles = kMaster + 1;
 //   coefficients   (rows, columns) float32, the fields of AdamCoefficients
 //   rows           (tensors, 3) int32, the fields of ParameterRow
 //   parameters     all of them in place; of an assign only those with 16 bits
-//   first moments, second moments (float32 or bfloat16), gradients
+//   first moments, second moments (in a format of moments.h), gradients
 //   masters        of the parameters with 16 bits
 //
 // Outputs in place: a token that orders the operation in the graph. Outputs of an assign, one for each tensor: the

@@ -8,18 +8,21 @@
 #ifndef MINDSPORE_OFFLOAD_CSRC_MOMENTS_H_
 #define MINDSPORE_OFFLOAD_CSRC_MOMENTS_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "adam.h"
+#include "codes.h"
 #include "half.h"
 #include "isa.h"
 #include "stochastic.h"
 
 namespace mindspore_offload {
 
-enum class MomentFormat { kFloat32, kBFloat16 };
+enum class MomentFormat { kFloat32, kBFloat16, kUint8 };
 
-constexpr MomentFormat kMomentFormats[] = {MomentFormat::kFloat32, MomentFormat::kBFloat16};
+constexpr MomentFormat kMomentFormats[] = {MomentFormat::kFloat32, MomentFormat::kBFloat16, MomentFormat::kUint8};
 
 // The memory of both moments, and the seed and first element of their stochastic rounding. A shard does not begin with
 // element 0.
@@ -30,8 +33,15 @@ struct Moments {
   size_t first_element;
 };
 
-// A tile of both moments as float32, which an update may write.
+// A tile of both moments as float32, in its units, which an update may write.
 struct WideMoments {
+  float* m;
+  float* v;
+  MomentUnits units;
+};
+
+// Memory for a tile of both moments.
+struct MomentBuffer {
   float* m;
   float* v;
 };
@@ -41,19 +51,22 @@ struct WideMoments {
 //   kDtype        MindSpore's dtype of the array that holds a moment
 //   kBytes        the bytes of an element of that array
 //   Items(size)   the elements of the array for a moment of `size` elements
+//   kTogether     the elements that a tile must not divide: tiles begin at multiples of it
 //   Load()        the elements [begin, begin + size) of both moments, in place or in `buffer`
-//   Store()       puts back what Load() returned. It can rely on what the kernel does: `begin` is a multiple of kTile,
-//                 and one thread has all tiles of a block (sizes.h).
+//   Store()       puts back what Load() returned
 
 struct Float32Moments {
   static constexpr char kDtype[] = "float32";
   static constexpr size_t kBytes = sizeof(float);
 
+  static constexpr size_t kTogether = 1;
+
   static constexpr size_t Items(size_t size) { return size; }
 
   template <class Conversion>
-  static ALWAYS_INLINE WideMoments Load(const Moments& t, size_t begin, size_t /*size*/, WideMoments /*buffer*/) {
-    return {static_cast<float*>(t.moment1) + begin, static_cast<float*>(t.moment2) + begin};
+  static ALWAYS_INLINE WideMoments Load(const AdamCoefficients& c, const Moments& t, size_t begin, size_t /*size*/,
+                                        MomentBuffer /*buffer*/) {
+    return {static_cast<float*>(t.moment1) + begin, static_cast<float*>(t.moment2) + begin, PlainUnits(c)};
   }
 
   static ALWAYS_INLINE void Store(const Moments& /*t*/, size_t /*begin*/, size_t /*size*/, WideMoments /*updated*/) {}
@@ -64,13 +77,16 @@ struct BFloat16Moments {
   static constexpr char kDtype[] = "bfloat16";
   static constexpr size_t kBytes = sizeof(BFloat16);
 
+  static constexpr size_t kTogether = 1;
+
   static constexpr size_t Items(size_t size) { return size; }
 
   template <class Conversion>
-  static ALWAYS_INLINE WideMoments Load(const Moments& t, size_t begin, size_t size, WideMoments buffer) {
+  static ALWAYS_INLINE WideMoments Load(const AdamCoefficients& c, const Moments& t, size_t begin, size_t size,
+                                        MomentBuffer buffer) {
     Conversion::Widen(static_cast<const BFloat16*>(t.moment1) + begin, buffer.m, size);
     Conversion::Widen(static_cast<const BFloat16*>(t.moment2) + begin, buffer.v, size);
-    return buffer;
+    return {buffer.m, buffer.v, PlainUnits(c)};
   }
 
   static ALWAYS_INLINE void Store(const Moments& t, size_t begin, size_t size, WideMoments updated) {
@@ -93,6 +109,39 @@ struct BFloat16Moments {
   }
 };
 
+// Codes of 8 bits, in blocks with a scale, rounded stochastically.
+struct Uint8Moments {
+  static constexpr char kDtype[] = "uint8";
+  static constexpr size_t kBytes = 1;
+  static constexpr size_t kTogether = kCodes;
+
+  static constexpr size_t Items(size_t size) { return (size + kCodes - 1) / kCodes * sizeof(CodeBlock); }
+
+  template <class Conversion>
+  static ALWAYS_INLINE WideMoments Load(const AdamCoefficients& c, const Moments& t, size_t begin, size_t /*size*/,
+                                        MomentBuffer buffer) {
+    const CodeBlock &m = *BlockOf(t.moment1, begin), &v = *BlockOf(t.moment2, begin);
+    Decode(m, v, buffer.m, buffer.v);
+    return {buffer.m, buffer.v, UnitsOf(c, m.scale, v.scale)};
+  }
+
+  static ALWAYS_INLINE void Store(const Moments& t, size_t begin, size_t size, WideMoments updated) {
+    // Behind the last element lies padding. It has the bits of elements whose gradient is zero, as the padding of a
+    // shard has.
+    for (size_t i = size; i < kCodes; ++i) {
+      updated.m[i] *= updated.units.decay_m;
+      updated.v[i] *= updated.units.decay_v;
+    }
+    Encode(updated.units, t.seed, static_cast<uint32_t>(t.first_element + begin), updated.m, updated.v,
+           BlockOf(t.moment1, begin), BlockOf(t.moment2, begin));
+  }
+
+ private:
+  static ALWAYS_INLINE CodeBlock* BlockOf(void* moment, size_t begin) {
+    return static_cast<CodeBlock*>(moment) + begin / kCodes;
+  }
+};
+
 // Calls visit() with an object of the format's struct.
 template <class Visitor>
 ALWAYS_INLINE auto VisitMomentFormat(MomentFormat format, const Visitor& visit) {
@@ -101,6 +150,8 @@ ALWAYS_INLINE auto VisitMomentFormat(MomentFormat format, const Visitor& visit) 
       return visit(Float32Moments{});
     case MomentFormat::kBFloat16:
       return visit(BFloat16Moments{});
+    case MomentFormat::kUint8:
+      return visit(Uint8Moments{});
   }
   __builtin_unreachable();
 }

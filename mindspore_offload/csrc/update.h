@@ -67,18 +67,16 @@ ALWAYS_INLINE const float* WideGradient(Element type, const void* gradient, size
 }
 
 // Updates a tile of both moments, in their format, and computes the difference that the step adds to the weight.
-template <class Conversion>
-ALWAYS_INLINE void UpdateTileOfMoments(const AdamCoefficients& c, MomentFormat format, const Moments& moments,
-                                       WideMoments buffer, const float* g, float* delta, size_t begin, size_t size) {
-  VisitMomentFormat(format, [&](auto one) ALWAYS_INLINE_LAMBDA {
-    const WideMoments wide = one.template Load<Conversion>(moments, begin, size, buffer);
-    if (c.nesterov != 0.0f) {
-      UpdateMoments<true>(c, g, wide.m, wide.v, delta, size);
-    } else {
-      UpdateMoments<false>(c, g, wide.m, wide.v, delta, size);
-    }
-    one.Store(moments, begin, size, wide);
-  });
+template <class Conversion, class Format>
+ALWAYS_INLINE void UpdateTileOfMoments(const AdamCoefficients& c, Format format, const Moments& moments,
+                                       MomentBuffer buffer, const float* g, float* delta, size_t begin, size_t size) {
+  const WideMoments wide = format.template Load<Conversion>(c, moments, begin, size, buffer);
+  if (c.nesterov != 0.0f) {
+    UpdateMoments<true>(c, wide.units, g, wide.m, wide.v, delta, size);
+  } else {
+    UpdateMoments<false>(c, wide.units, g, wide.m, wide.v, delta, size);
+  }
+  format.Store(moments, begin, size, wide);
 }
 
 // Skips a step. The result is a no-op for the device: a difference of -0, which changes no weight, not even -0, or the
@@ -118,12 +116,10 @@ ALWAYS_INLINE void Prefetch(const AdamTensors& t, size_t begin, size_t end) {
 
 // Updates the elements [begin, end) of one parameter, in tiles of kSize elements. Prefetches kAhead elements further on
 // unless that is 0.
-template <class Conversion, size_t kSize = kTile, size_t kAhead = kPrefetch>
-ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
-  if (c.skip != 0.0f) {
-    KeepRange(t, begin, end);
-    return;
-  }
+template <class Conversion, size_t kSize, size_t kAhead, class Format>
+ALWAYS_INLINE void UpdateTiles(const AdamCoefficients& c, const AdamTensors& t, Format format, size_t begin,
+                               size_t end) {
+  static_assert(kSize % Format::kTogether == 0 && kAhead % Format::kTogether == 0, "a tile divides no block of codes");
   const Moments moments{t.moment1, t.moment2, SeedOf(c.step, t.key), t.first_element};
   const bool has_weight = t.kind != Kind::kDifference, has_master = t.kind == Kind::kMaster;
   float wide[kSize], gradient[kSize], delta[kSize], wide_m[kSize], wide_v[kSize];
@@ -135,10 +131,23 @@ ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, 
     const float* found = WideGradient<Conversion>(t.gradient_type, t.gradient, i, wide, size);
     PrepareGradient(c, weight, found, gradient, size);
     float* difference = has_weight ? delta : static_cast<float*>(t.result) + i;
-    UpdateTileOfMoments<Conversion>(c, t.moment_format, moments, {wide_m, wide_v}, gradient, difference, i, size);
+    UpdateTileOfMoments<Conversion>(c, format, moments, {wide_m, wide_v}, gradient, difference, i, size);
     if (has_weight) UpdateWeights(c, delta, weight, size);
     if (has_master) RoundMasters<Conversion>(t, i, size);
   }
+}
+
+// The same for any format, whose blocks may be larger than a tile of kSize elements.
+template <class Conversion, size_t kSize = kTile, size_t kAhead = kPrefetch>
+ALWAYS_INLINE void UpdateRange(const AdamCoefficients& c, const AdamTensors& t, size_t begin, size_t end) {
+  if (c.skip != 0.0f) {
+    KeepRange(t, begin, end);
+    return;
+  }
+  VisitMomentFormat(t.moment_format, [&](auto format) ALWAYS_INLINE_LAMBDA {
+    constexpr size_t kTileOfFormat = std::max(kSize, format.kTogether);
+    UpdateTiles<Conversion, kTileOfFormat, kAhead>(c, t, format, begin, end);
+  });
 }
 
 // Sums the squares of the elements [begin, end) of a gradient. The square of a float32 is exact in float64, and there

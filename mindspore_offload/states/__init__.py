@@ -89,23 +89,23 @@ def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_on_device):
     """Returns the `ParameterStates` of a parameter, with states of zeros that have no memory before the first step.
 
     They are named ``moment1.<name>``, ``moment2.<name>`` and, for a 16-bit parameter, ``master.<name>``. `ranks` are
-    those that share them, a `Ranks`. States on the device are whole, and their moments float32.
+    those that share them, a `Ranks`. States on the device are whole, and their moments float32. So are the moments of a
+    parameter that their format does not suit.
 
     Masters start as zeros. The first step sees that a parameter is not its master rounded, takes it as changed from
     outside, and copies it into the master.
     """
     piece = None if is_on_device else piece_of(parameter.size, *ranks)
     shape = (piece.size,) if piece else tuple(parameter.shape)
-    moments = formats.EXACT if is_on_device else formats.moment_format(moment_dtype)
-    kinds = {name: (moments.shape(shape), moments.dtype, moments.loads) for name in formats.MOMENT_NAMES}
+    moments = formats.EXACT if is_on_device else formats.format_for(moment_dtype, parameter.size, parameter.ndim)
+    kinds = {name: (moments.shape(shape), moments.dtype) for name in formats.MOMENT_NAMES}
     if parameter.dtype != mstype.float32:
-        kinds["master"] = shape, "float32", ()
-    dtypes = {prefix: _numpy_dtype(dtype) for prefix, (_, dtype, _) in kinds.items()}
-    arrays = memory.zeros([(each, dtypes[prefix]) for prefix, (each, *_) in kinds.items()])
-    slices = None if piece else memory.Slices(dtypes)
+        kinds["master"] = shape, "float32"
+    dtypes = {prefix: _numpy_dtype(dtype) for prefix, (_, dtype) in kinds.items()}
+    arrays = memory.zeros([(each, dtypes[prefix]) for prefix, (each, _) in kinds.items()])
+    slices = None if piece or moments.has_codes else memory.Slices(dtypes)
     states = {
-        prefix: clone_of(parameter, prefix, array, loads, piece, slices, is_on_device)
-        for (prefix, (_, _, loads)), array in zip(kinds.items(), arrays)
+        prefix: clone_of(parameter, prefix, array, piece, slices, is_on_device) for prefix, array in zip(kinds, arrays)
     }
     own = [states[name] for name in formats.MOMENT_NAMES]
     return ParameterStates(parameter, *own, states.get("master"), key, row, has_decay, is_on_device, piece)

@@ -11,7 +11,8 @@ from mindspore import Parameter, Tensor, context
 from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
-from mindspore_offload import shard
+from mindspore_offload import formats, shard
+from mindspore_offload.states import codes
 
 
 def new_state(name, array, kind=None):
@@ -23,7 +24,8 @@ def new_state(name, array, kind=None):
     # `Parameter.__new__` picks the class, so the subclass is set afterwards.
     state.own_dtype = state.loadable_dtype = tensor.dtype
     state.__class__ = _class_of(kind or _State, type(state))
-    state.memory, state.piece, state.whole_shape, state.take_slice = array, None, tensor.shape, None
+    state.memory, state.piece, state.own_shape, state.whole_shape = array, None, tensor.shape, tensor.shape
+    state.moment = state.take_slice = None
     state.was_loaded = state.is_on_device = False
     return state
 
@@ -38,12 +40,11 @@ def shard_state(ranks):
     return new_state(shard.STATE, np.array(ranks, np.int32), _Shard)
 
 
-def clone_of(parameter, prefix, array, loads, piece=None, slices=None, is_on_device=False):
+def clone_of(parameter, prefix, array, piece=None, slices=None, is_on_device=False):
     """Returns the state ``<prefix>.<name of parameter>`` whose memory is `array`, as a clone of the parameter.
 
-    `loads` are the names of the dtypes that a checkpoint may bring, if there are others than its own. With a `Piece` it
-    is this piece of the state. From `slices` it takes memory if MindSpore cuts it. If it `is_on_device`, the device
-    updates it.
+    With a `Piece` it is this piece of the state. A moment loads those of every format. From `slices` it takes memory if
+    MindSpore cuts it. If it `is_on_device`, the device updates it.
 
     In MindSpore's sense: it has the parameter's settings, and the parameter lists it. Semi-automatic parallel slices
     exactly the clones of a parameter as it slices the parameter.
@@ -55,10 +56,12 @@ def clone_of(parameter, prefix, array, loads, piece=None, slices=None, is_on_dev
     state.name = name
     state.requires_aggr = parameter.requires_aggr
     state.piece, state.whole_shape = piece, tuple(parameter.shape)
+    state.own_shape = (piece.size,) if piece else state.whole_shape
     state.is_on_device = is_on_device
     state.take_slice = functools.partial(slices.take, prefix) if slices else None
-    if loads:
-        state.loadable_dtype = _loadable_dtype(state.own_dtype, loads)
+    if prefix in formats.MOMENT_NAMES:
+        state.moment = prefix
+        state.loadable_dtype = _loadable_dtype(state.own_dtype)
     info = parameter.param_info
     info.cloned_obj = [*getattr(info, "cloned_obj", []), state]
     return state
@@ -83,12 +86,12 @@ def exclude_from_broadcast(optimizer):
 
 
 @functools.cache
-def _loadable_dtype(dtype, loads):
-    """Returns this dtype, which equals all those whose names are in `loads`.
+def _loadable_dtype(dtype):
+    """Returns this dtype, which equals those of all formats of moments.
 
     `load_param_into_net` compares it with the dtype in the checkpoint. The state then converts to its own.
     """
-    others = tuple(getattr(mstype, name) for name in loads)
+    others = tuple(getattr(mstype, row.dtype) for row in formats.MOMENT_FORMATS.values())
 
     class LoadableDtype(type(dtype)):
         def __eq__(self, other):
@@ -127,8 +130,9 @@ class _State:
     def set_data(self, data, slice_shape=False):
         """Copies a tensor of the state's shape, or of shape () for (1,), into the state's memory.
 
-        If the state is a piece, a tensor in the shape of the parameter gives it that piece. With `slice_shape`, the
-        state becomes the tensor, which may have another shape.
+        If the state is a piece, a tensor in the shape of the parameter gives it that piece. A moment is converted from
+        any format to its own: decoded from codes, or rounded to nearest. With `slice_shape`, the state becomes the
+        tensor, which may have another shape.
         """
         if not isinstance(data, Tensor):
             data = Tensor(data, self.own_dtype)
@@ -136,21 +140,24 @@ class _State:
             data = data.init_data()
         if slice_shape and self.take_slice is not None:
             return self._become_slice(data.astype(self.own_dtype).asnumpy())
-        shape, own_shape = tuple(data.shape), self.memory.shape
-        if shape not in (own_shape, self.whole_shape) and (own_shape, shape) != ((1,), ()):
+        brings_codes = self.moment is not None and formats.moment_format(data.dtype) is formats.CODES
+        own_shape, whole_shape = (_shape_of(shape, brings_codes) for shape in (self.own_shape, self.whole_shape))
+        shape = tuple(data.shape)
+        if shape not in (own_shape, whole_shape) and (own_shape, shape) != ((1,), ()):
+            of_piece = f", or that of its piece, {own_shape}" if self.piece is not None else ""
             raise ValueError(
-                f"For the state '{self.name}', the data must have its shape {self.whole_shape}{self._of_piece()}, but "
+                f"For the state '{self.name}', the data must have its shape {whole_shape}{of_piece}, but "
                 f"got {shape}; load the checkpoint of a net with the same parameters. Those of the ranks of a sharded "
                 f"training must be merged before another number of ranks loads them: python -m mindspore_offload "
                 f"merge. {_HALF_LOADED}"
             )
-        loaded = data.astype(self.own_dtype).asnumpy()
-        if self.piece is not None and shape == self.whole_shape:
-            loaded = loaded.reshape(-1)[self.piece.begin : self.piece.begin + self.piece.size]
-            self.memory[len(loaded) :] = 0
-            np.copyto(self.memory[: len(loaded)], loaded)
-        else:
-            np.copyto(self.memory, loaded.reshape(own_shape))
+        part = slice(None)
+        if self.piece is not None and shape == whole_shape:
+            part = slice(self.piece.begin, self.piece.begin + self.piece.size)
+        loaded = self._converted(data, brings_codes, part)
+        memory = self.memory.reshape(-1)
+        memory[len(loaded) :] = 0
+        np.copyto(memory[: len(loaded)], loaded)
         if self.is_on_device and context.get_context("device_target") != "CPU":
             # The device has a copy, which the next step would read. New memory takes its place.
             self.memory = self.memory.copy()
@@ -161,19 +168,35 @@ class _State:
     def _become_slice(self, values):
         """Exchanges the memory, also for a slice of the same size: copying zeros into the old one would touch it."""
         self.memory = self.take_slice(values.shape)
-        self.whole_shape = values.shape
+        self.own_shape = self.whole_shape = values.shape
         if values.reshape(-1).view(np.uint8).any():  # else leave its pages without memory
             np.copyto(self.memory, values)
         super().assign_value(Tensor.from_numpy(self.memory))
         self.sliced = True
         return self
 
-    def _of_piece(self):
-        return f", or that of its piece, {self.memory.shape}" if self.piece is not None else ""
+    def _converted(self, data, brings_codes, part):
+        """Returns what `data` brings for the state's memory, flat: a slice of its elements, in the state's format."""
+        has_codes = self.moment is not None and formats.moment_format(self.own_dtype) is formats.CODES
+        if not brings_codes:
+            dtype = mstype.float32 if has_codes else self.own_dtype
+            values = data.astype(dtype).asnumpy().reshape(-1)[part]
+            return codes.encode(values, self.moment).reshape(-1) if has_codes else values
+        blocks = data.asnumpy()
+        if has_codes:
+            block = formats.CODES.block  # the piece of a shard has whole blocks
+            return blocks[slice(*(end and end // block for end in (part.start, part.stop)))].reshape(-1)
+        size = math.prod(self.whole_shape if part.stop or self.piece is None else self.own_shape)
+        values = codes.decode(blocks, self.moment)[:size][part]
+        return Tensor(values).astype(self.own_dtype).asnumpy()
 
     def assign_value(self, value):
         """Does the same as `set_data`."""
         return self.set_data(value)
+
+
+def _shape_of(shape, has_codes):
+    return formats.CODES.shape(shape) if has_codes else shape
 
 
 class _Loadable(Tensor):
@@ -181,7 +204,7 @@ class _Loadable(Tensor):
 
     @property
     def shape(self):
-        return _LoadableShape(super().shape, self.state.whole_shape)
+        return _LoadableShape(super().shape, self.state)
 
     @property
     def dtype(self):
@@ -230,21 +253,23 @@ class _LoadableShape(tuple):
     """A state's shape, which also equals other shapes that a checkpoint may bring: `load_param_into_net` compares them.
 
     The shape of one number equals (), because `nn.Adam` saves its powers so. The shape of a piece equals that of the
-    whole state. A large state equals any flat one: that may be a rank's piece, which `set_data` refuses in words that
-    help.
+    whole state, and that of a moment those of all formats. A large state equals any flat one, and any blocks of codes:
+    that may be a rank's piece, which `set_data` refuses in words that help.
     """
 
-    def __new__(cls, shape, whole):
+    def __new__(cls, shape, state):
         self = super().__new__(cls, shape)
-        self.whole = whole
+        self.whole, self.is_moment = state.whole_shape, state.moment is not None
         return self
 
     def __eq__(self, other):
         if not isinstance(other, tuple):
             return False
         is_one = len(other) == 0 and tuple.__eq__(self, (1,))
-        may_be_piece = len(other) == 1 and math.prod(self.whole) >= shard.MIN_SHARDED
-        return tuple.__eq__(self, other) or tuple.__eq__(self.whole, other) or is_one or may_be_piece
+        is_flat_or_codes = len(other) == 1 or (self.is_moment and other[1:] == (formats.BYTES_OF_BLOCK,))
+        may_be_piece = is_flat_or_codes and math.prod(self.whole) >= shard.MIN_SHARDED
+        of_codes = self.is_moment and tuple.__eq__(formats.CODES.shape(self.whole), other)
+        return tuple.__eq__(self, other) or tuple.__eq__(self.whole, other) or is_one or may_be_piece or of_codes
 
     def __ne__(self, other):
         return not self == other

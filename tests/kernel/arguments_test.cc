@@ -174,6 +174,21 @@ void TestBadBuckets(Writeback writeback) {
                 [](Bucket* b) { b->arguments[b->at[1].master].dtype = "float16"; });
 }
 
+// Moments of 8 bits are rows of a block each, as many as the gradient needs.
+void TestCodes() {
+  for (int64_t rows : {0, 1, 2}) {
+    Bucket bucket(Writeback::kInPlace);
+    for (int i : {bucket.at[2].moment1, bucket.at[2].moment2}) {
+      bucket.arguments[i].dtype = "uint8";
+      bucket.arguments[i].shape = {rows, 260};
+    }
+    std::vector<BucketItem> items;
+    const std::string what = "codes in " + std::to_string(rows) + " rows";
+    Expect(bucket.Read(&items) == (rows == 1 ? kOk : kBadShape), what);
+    Expect(rows != 1 || items[2].tensors.moment_format == MomentFormat::kUint8, what + ": the format");
+  }
+}
+
 void TestBadCounts() {
   TestBadBucket(Writeback::kInPlace, kBadCount, "one missing", [](Bucket* b) { b->arguments.pop_back(); });
   TestBadBucket(Writeback::kInPlace, kBadCount, "one too many",
@@ -306,6 +321,7 @@ void TestArguments() {
     TestBadBuckets(writeback);
   }
   TestBadCounts();
+  TestCodes();
   TestDecay();
   TestAssignReadsAnotherType();
   TestNullTables();

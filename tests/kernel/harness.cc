@@ -44,9 +44,12 @@ int main(int argc, char** /*arguments*/) {
       TestSkippedStep(kMomentFormats[i], isa);
     }
     TestConversions(isa);
-    TestWritebacks(isa);
-    TestPieces(isa);
+    for (MomentFormat rounded : {MomentFormat::kBFloat16, MomentFormat::kUint8}) {
+      TestWritebacks(rounded, isa);
+      TestPieces(rounded, isa);
+    }
     TestNorm(isa);
+    TestCodeEdges(isa);
   }
   TestManyAtOnce();
   TestArguments();
@@ -54,6 +57,7 @@ int main(int argc, char** /*arguments*/) {
     TestHash();
     TestStochasticRounding();
     TestTracking(ActiveImplementation().name);
+    TestCodeTracking(ActiveImplementation().name);
   }
   Expect(!UseImplementation("avx1024"), "an unknown instruction set was accepted");
   std::fprintf(stderr, "instruction sets: %s; %d failures\n", SupportedImplementations(), failures);

@@ -18,13 +18,15 @@ void TestConversions(const std::string& isa);
 uint64_t DigestOfTraining(mindspore_offload::MomentFormat moments);
 
 // moments_test.cc
-void TestWritebacks(const std::string& isa);
-void TestPieces(const std::string& isa);
+void TestWritebacks(mindspore_offload::MomentFormat moments, const std::string& isa);
+void TestPieces(mindspore_offload::MomentFormat moments, const std::string& isa);
 
-void TestNorm(const std::string& isa);      // norm_test.cc
-void TestTracking(const std::string& isa);  // tracking_test.cc
-void TestManyAtOnce();                      // team_test.cc
-void TestArguments();                       // arguments_test.cc
+void TestNorm(const std::string& isa);          // norm_test.cc
+void TestTracking(const std::string& isa);      // tracking_test.cc
+void TestCodeTracking(const std::string& isa);  // code_tracking_test.cc
+void TestCodeEdges(const std::string& isa);     // code_edges_test.cc
+void TestManyAtOnce();                          // team_test.cc
+void TestArguments();                           // arguments_test.cc
 
 // stochastic_test.cc
 void TestHash();

@@ -4,16 +4,31 @@
 
 #include "update_case.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "../../mindspore_offload/csrc/half.h"
 #include "../../mindspore_offload/csrc/stochastic.h"
+#include "code_reference.h"
 
 using namespace mindspore_offload;
 
 // Where stochastic rounding begins in the tensors of a case.
 constexpr uint32_t kKey = 0x9abcdef0;
 constexpr size_t kFirstElement = 1000003;
+
+// The 32-bit words of the blocks of codes that a moment of this size has.
+static size_t CodeWordsOf(size_t size) { return (size + kCodesOfBlock - 1) / kCodesOfBlock * kBytesOfBlock / 4; }
+
+// Blocks of random codes, with scales that are zero or have any magnitude.
+static void FillCodes(uint32_t* words, size_t size, Random* random) {
+  for (size_t i = 0; i < size; ++i) words[i] = random->Bits();
+  for (size_t i = kCodesOfBlock / 4; i < size; i += kBytesOfBlock / 4) {
+    const uint32_t bits = random->Bits();
+    words[i] =
+        bits % 8 == 0 ? 0 : BitsOf(std::ldexp(1.0f + std::fabs(random->Uniform()), static_cast<int>(bits % 140) - 110));
+  }
+}
 
 uint16_t ToBits(Element type, float value) {
   return static_cast<uint16_t>(type == Element::kFloat16 ? Rounded(value, Float16{}) : Rounded(value, BFloat16{}));
@@ -72,7 +87,9 @@ Case::Case(const Mode& mode, size_t size, size_t shift, uint64_t seed)
       parameter_(size, (shift + 5) % 16),
       result_(size, (shift + 11) % 16),
       narrow_moment1_(size, (shift + 2) % 16),
-      narrow_moment2_(size, (shift + 13) % 16) {
+      narrow_moment2_(size, (shift + 13) % 16),
+      code_moment1_(CodeWordsOf(size), (shift + 4) % 16),
+      code_moment2_(CodeWordsOf(size), (shift + 7) % 16) {
   Random random(seed);
   for (size_t i = 0; i < size; ++i) {
     weight_.data()[i] = random.Uniform();
@@ -85,6 +102,8 @@ Case::Case(const Mode& mode, size_t size, size_t shift, uint64_t seed)
     // Every seventh parameter was changed from outside.
     parameter_.data()[i] = ToBits(mode.parameter, i % 7 == 0 ? random.Uniform() : weight_.data()[i]);
   }
+  FillCodes(code_moment1_.data(), CodeWordsOf(size), &random);
+  FillCodes(code_moment2_.data(), CodeWordsOf(size), &random);
   SetGradient(&random);
 }
 
@@ -101,8 +120,8 @@ BucketItem Case::Item() {
   t.parameter_type = mode_.parameter;
   t.gradient_type = mode_.gradient;
   t.moment_format = mode_.moments;
-  t.moment1 = HasNarrowMoments() ? static_cast<void*>(narrow_moment1_.data()) : moment1_.data();
-  t.moment2 = HasNarrowMoments() ? static_cast<void*>(narrow_moment2_.data()) : moment2_.data();
+  t.moment1 = MemoryOf(1);
+  t.moment2 = MemoryOf(2);
   t.key = kKey;
   t.first_element = kFirstElement;
   t.gradient = mode_.gradient == Element::kFloat32 ? static_cast<void*>(gradient_.data()) : half_gradient_.data();
@@ -122,12 +141,29 @@ BucketItem Case::Item() {
   return {CoefficientsOf(mode_), t};
 }
 
-float Case::Moment1(size_t i) {
-  return HasNarrowMoments() ? ToFloat(BFloat16{narrow_moment1_.data()[i]}) : moment1_.data()[i];
+void* Case::MemoryOf(int moment) {
+  switch (mode_.moments) {
+    case MomentFormat::kFloat32:
+      return moment == 1 ? moment1_.data() : moment2_.data();
+    case MomentFormat::kBFloat16:
+      return moment == 1 ? narrow_moment1_.data() : narrow_moment2_.data();
+    case MomentFormat::kUint8:
+      return moment == 1 ? code_moment1_.data() : code_moment2_.data();
+  }
+  return nullptr;
 }
 
-float Case::Moment2(size_t i) {
-  return HasNarrowMoments() ? ToFloat(BFloat16{narrow_moment2_.data()[i]}) : moment2_.data()[i];
+float Case::Moment(int moment, size_t i) {
+  const void* memory = MemoryOf(moment);
+  switch (mode_.moments) {
+    case MomentFormat::kFloat32:
+      return static_cast<const float*>(memory)[i];
+    case MomentFormat::kBFloat16:
+      return ToFloat(static_cast<const BFloat16*>(memory)[i]);
+    case MomentFormat::kUint8:
+      return Decoded(memory, moment == 1, i);
+  }
+  return NAN;
 }
 
 void Case::WriteBack() {
@@ -152,11 +188,20 @@ std::vector<Case::Values> Case::Reference() {
       if (mode_.decay == Decay::kDecoupled) w -= w * c.decoupled_decay;
     }
     g *= c.gradient_scale;
-    float m = Moment1(i) * c.beta1 + (1.0f - c.beta1) * g;
-    float v = Moment2(i) * c.beta2 + (1.0f - c.beta2) * g * g;
-    const float direction = mode_.nesterov ? m * c.beta1 + (1.0f - c.beta1) * g : m;
-    const float delta = -c.learning_rate * direction / (std::sqrt(v) + c.eps);
-    if (HasNarrowMoments()) {
+    ReferenceUnits units_m{1.0f, c.beta1, 1.0f - c.beta1}, units_v{1.0f, c.beta2, 1.0f - c.beta2};
+    float m = Moment1(i), v = Moment2(i), root = 1.0f;
+    if (HasCodes()) {
+      units_m = ReferenceUnitsOf(BlockOf(1, i), c.beta1);
+      units_v = ReferenceUnitsOf(BlockOf(2, i), c.beta2);
+      m = CodeValue(BlockOf(1, i), true, i % kCodesOfBlock);
+      v = CodeValue(BlockOf(2, i), false, i % kCodesOfBlock);
+      root = std::sqrt(units_v.unit);
+    }
+    m = m * units_m.decay + units_m.gain * g;
+    v = v * units_v.decay + units_v.gain * g * g;
+    const float direction = mode_.nesterov ? m * c.beta1 + units_m.gain * g : m;
+    const float delta = -c.learning_rate * units_m.unit * direction / (std::sqrt(v) * root + c.eps);
+    if (mode_.moments == MomentFormat::kBFloat16) {
       const uint32_t random = RandomBits(SeedOf(c.step, kKey), static_cast<uint32_t>(kFirstElement + i));
       m = FloatOf(StochasticallyRounded(m, random & 0xffff) << 16);
       v = FloatOf(StochasticallyRounded(v, random >> 16) << 16);
@@ -165,7 +210,41 @@ std::vector<Case::Values> Case::Reference() {
     expected[i] = {updated, mode_.IsDifference() ? delta : 0.0f, m, v,
                    mode_.IsHalf() ? ToBits(mode_.parameter, updated) : half};
   }
+  for (size_t begin = 0; HasCodes() && begin < size_; begin += kCodesOfBlock) RoundToCodes(begin, &expected);
   return expected;
+}
+
+void Case::RoundToCodes(size_t begin, std::vector<Values>* expected) {
+  const AdamCoefficients c = CoefficientsOf(mode_);
+  const float unit_m = ReferenceUnitsOf(BlockOf(1, begin), c.beta1).unit;
+  const float unit_v = ReferenceUnitsOf(BlockOf(2, begin), c.beta2).unit;
+  std::vector<float> m, v;
+  std::vector<uint32_t> random;
+  const size_t end = std::min(begin + kCodesOfBlock, size_);
+  for (size_t i = begin; i < end; ++i) {
+    const Values& one = (*expected)[i];
+    const bool fits =
+        one.moment2 <= 0x1p126f / std::max(unit_v, 1.0f) && std::fabs(one.moment1) <= 0x1p126f / std::max(unit_m, 1.0f);
+    m.push_back(fits ? one.moment1 : 0.0f);
+    v.push_back(fits ? one.moment2 : 0.0f);
+    random.push_back(RandomBits(SeedOf(c.step, kKey), static_cast<uint32_t>(kFirstElement + i)));
+  }
+  // The padding of the last block has moments of its own in a case, which may be the largest ones.
+  for (size_t i = end; i < begin + kCodesOfBlock; ++i) {
+    m.push_back(CodeValue(BlockOf(1, begin), true, i - begin) * ReferenceUnitsOf(BlockOf(1, begin), c.beta1).decay);
+    v.push_back(CodeValue(BlockOf(2, begin), false, i - begin) * ReferenceUnitsOf(BlockOf(2, begin), c.beta2).decay);
+    random.push_back(0);
+  }
+  const std::vector<float> rounded_m = ReferenceRounded(m, true, unit_m, random);
+  const std::vector<float> rounded_v = ReferenceRounded(v, false, unit_v, random);
+  for (size_t i = begin; i < end; ++i) {
+    (*expected)[i].moment1 = rounded_m[i - begin];
+    (*expected)[i].moment2 = rounded_v[i - begin];
+  }
+}
+
+const void* Case::BlockOf(int moment, size_t i) {
+  return static_cast<const char*>(MemoryOf(moment)) + i / kCodesOfBlock * kBytesOfBlock;
 }
 
 std::vector<Case::Values> Case::Untouched() {
@@ -193,7 +272,8 @@ void Case::Check(const std::vector<Values>& expected, const std::string& what) {
   }
   const bool intact = weight_.Intact() && delta_.Intact() && moment1_.Intact() && moment2_.Intact() &&
                       gradient_.Intact() && half_gradient_.Intact() && parameter_.Intact() && result_.Intact() &&
-                      narrow_moment1_.Intact() && narrow_moment2_.Intact();
+                      narrow_moment1_.Intact() && narrow_moment2_.Intact() && code_moment1_.Intact() &&
+                      code_moment2_.Intact();
   Expect(intact, what + ": written outside of a tensor");
 }
 

@@ -107,11 +107,21 @@ class Case {
   bool IsFinite();
 
  private:
-  bool HasNarrowMoments() const { return mode_.moments == MomentFormat::kBFloat16; }
+  // The memory of a moment.
+  void* MemoryOf(int moment);
+
+  // Rounds the moments of a block of expected values, from `begin`, to codes.
+  void RoundToCodes(size_t begin, std::vector<Values>* expected);
+
+  bool HasCodes() const { return mode_.moments == MomentFormat::kUint8; }
 
   // The moments of element i as float32.
-  float Moment1(size_t i);
-  float Moment2(size_t i);
+  float Moment(int moment, size_t i);
+  float Moment1(size_t i) { return Moment(1, i); }
+  float Moment2(size_t i) { return Moment(2, i); }
+
+  // The block of codes with element i of a moment.
+  const void* BlockOf(int moment, size_t i);
 
   float FromHalf(size_t i) { return mode_.IsHalf() ? FromBits(mode_.parameter, parameter_.data()[i]) : 0.0f; }
 
@@ -119,6 +129,7 @@ class Case {
   size_t size_;
   Guarded<float> weight_, delta_, moment1_, moment2_, gradient_;
   Guarded<uint16_t> half_gradient_, parameter_, result_, narrow_moment1_, narrow_moment2_;
+  Guarded<uint32_t> code_moment1_, code_moment2_;
 };
 
 #endif  // MINDSPORE_OFFLOAD_TESTS_KERNEL_UPDATE_CASE_H_

@@ -23,7 +23,7 @@ void TestSizes(MomentFormat moments, const std::string& isa) {
   for (const Mode& mode : AllModes(moments)) {
     for (size_t size = 0; size <= 33; ++size) TestUpdate(mode, size, size % 16, isa);
     for (size_t shift = 0; shift < 16; ++shift) TestUpdate(mode, 41, shift, isa);
-    for (size_t size : {kTile - 1, kTile, kTile + 1, 2 * kTile + 1}) TestUpdate(mode, size, 1, isa);
+    for (size_t size : {kTile - 1, kTile, kTile + 1, 2 * kTile, 2 * kTile + 1}) TestUpdate(mode, size, 1, isa);
   }
   for (const Mode& mode : {Mode{Element::kFloat32, Element::kFloat32, false, Decay::kL2, false, moments},
                            Mode{Element::kFloat16, Element::kBFloat16, true, Decay::kDecoupled, true, moments}}) {
