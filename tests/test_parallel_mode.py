@@ -14,7 +14,12 @@ from mindspore import Parameter, Tensor, context
 from mindspore_offload import AdamOffload
 
 MODES = ["semi_auto_parallel", "auto_parallel"]
-NEED_WHOLE = {"max_grad_norm": (1.0, "None"), "skip_nonfinite": (True, "False"), "shard_states": (True, "False")}
+NEED_WHOLE = {
+    "max_grad_norm": (1.0, "None"),
+    "skip_nonfinite": (True, "False"),
+    "shard_states": (True, "False"),
+    "moment_dtype": (ms.uint8, "Float32"),
+}
 SHAPE, SLICE = (4, 6), (4, 3)
 
 
