@@ -189,7 +189,7 @@ def test_a_bad_file_of_a_terabyte_is_refused_within_the_limits(name, read_with_l
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_file_of_a_terabyte_is_read(name, read_with_limits):
-    assert read_with_limits[name] == [[["w", 250 * 10**9, "float32"]], {}]
+    assert read_with_limits[name] == [[["w", 250 * 10**9, "float32", 2]], {}]
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def whole_files(tmp_path_factory):
 def test_a_whole_file_is_read(kind, whole_files):
     folder, _ = whole_files
     weights, others = sizes.of_checkpoint(str(folder / f"whole.{kind}"))
-    expected = {("first.weight", 15, "float32"), ("second.weight", 7, "float16"), ("scale", 1, "float32")}
+    expected = {("first.weight", 15, "float32", 2), ("second.weight", 7, "float16", 1), ("scale", 1, "float32", 0)}
     assert set(weights) == expected
     assert list(others.values()) == [1]
 

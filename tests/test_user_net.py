@@ -80,13 +80,13 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["nets_of_a_user:dense", "nets_of_a_user.py:dense", "./nets_of_a_user.py:dense"])
 def test_a_module_or_a_file_is_built(spec, folder, capsys):
-    assert sorted(sizes.of_net(spec)) == [("bias", 2, "float32"), ("weight", 6, "float32")]
+    assert sorted(sizes.of_net(spec)) == [("bias", 2, "float32", 1), ("weight", 6, "float32", 2)]
     printed = capsys.readouterr()
     assert (printed.out, "a net prints" in printed.err) == ("", True)
 
 
 def test_each_parameter_has_its_dtype(folder):
-    assert sorted(sizes.of_net("nets_of_a_user:half")) == [("bias", 2, "float32"), ("weight", 6, "float16")]
+    assert sorted(sizes.of_net("nets_of_a_user:half")) == [("bias", 2, "float32", 1), ("weight", 6, "float16", 2)]
 
 
 @pytest.mark.parametrize("name", ["json", "mindspore", "test_user_net", "my.net", "two-words"])
