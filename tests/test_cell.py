@@ -160,7 +160,7 @@ SETTINGS = {
 
 
 def test_settings_of_a_cell_change_no_bit():
-    """Those for mixed precision make `nn.Adam` train nothing, in silence."""
+    """With the settings for mixed precision, `nn.Adam` trains nothing, in silence."""
     gradient = (Tensor(np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)),)
     results = {}
     for name, change in {"plain": lambda optimizer: None, **SETTINGS}.items():

@@ -66,7 +66,7 @@ def test_names_dtypes_and_bytes():
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_values_become_the_nearest_codes_once(moment):
-    """Of all 256 values that a block with this scale has, the code's is nearest. Encoded again, it stays."""
+    """The code's value is the nearest of all 256 in a block with this scale. Encoded again, it stays."""
     random = np.random.default_rng(7)
     values = (random.standard_normal(1000) * 10.0 ** random.uniform(-6, 0, 1000)).astype(np.float32)
     values[300:310] = 0

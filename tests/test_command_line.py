@@ -42,7 +42,7 @@ VALUES = {
 }
 SPEED, MODEL = "--host-gb-s=40", "--params=1e3"
 ESTIMATE = ["estimate", "--json"]
-# What comes before the value, and the values that are right.
+# The text before the value, and the right values.
 PLACES = {
     "params": ([*ESTIMATE, SPEED, "--params="], ()),
     "checkpoint": ([*ESTIMATE, SPEED, "--checkpoint="], ()),

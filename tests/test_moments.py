@@ -106,7 +106,7 @@ def test_keys_depend_on_names_without_their_common_prefix(some, others, same):
 
 @pytest.mark.newest("in 2.7, Tensor.data_ptr is 0 before a tensor is used")
 def test_float32_checkpoints_load_strictly_rounded_to_nearest(tmp_path):
-    """Those of the replaced optimizers too. The moments keep their memory, in which the next step finds the values."""
+    """Also those of the replaced optimizers. The moments keep their memory, in which the next step finds the values."""
     after = new_optimizer(dtypes=[ms.float32] * 3)
     memory = [moment.data_ptr() for moment in after.moment1]
     for source in (AdamOffload, nn.Adam, nn.AdamOffload):

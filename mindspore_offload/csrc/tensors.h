@@ -47,7 +47,7 @@ ALWAYS_INLINE size_t BytesOf(Element type) {
   return VisitElement(type, [](auto element) ALWAYS_INLINE_LAMBDA { return sizeof(element); });
 }
 
-// What the kernel reads and writes of a parameter.
+// The part of a parameter that the kernel reads and writes.
 enum class Kind {
   kInPlace,     // float32: `weight` is the parameter itself
   kDifference,  // float32, out of reach: `result` receives the float32 difference that the device adds to it
