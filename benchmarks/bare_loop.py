@@ -9,8 +9,8 @@ import subprocess
 import numpy as np
 
 from benchmarks.process import ROOT
-from mindspore_offload.commands.common import CommandError
 from mindspore_offload.commands.oracle import BETA1, BETA2
+from mindspore_offload.errors import CommandError
 
 LIBRARY = "build/libbare_loop.so"
 LEARNING_RATE = 1e-3

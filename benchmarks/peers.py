@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from benchmarks.process import progress
-from mindspore_offload.commands.common import one_line
+from mindspore_offload.errors import one_line
 
 INSTALL = "in the folder of the source, pip install '.[peers]'"
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mindspore_offload.commands.common import CommandError
+from mindspore_offload.errors import CommandError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.process import progress
 from mindspore_offload.commands import oracle
-from mindspore_offload.commands.common import CommandError
+from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import ELEMENT_TYPES
 
 SEED = 1

@@ -14,16 +14,16 @@ from mindspore_offload._version import __version__
 if TYPE_CHECKING:
     from mindspore_offload.adam import AdamOffload
     from mindspore_offload.adamw import AdamWOffload
+    from mindspore_offload.checkpoints.conversion import convert_checkpoint
     from mindspore_offload.compiled_graph import placement_report
-    from mindspore_offload.estimation import estimate
-    from mindspore_offload.states.conversion import convert_checkpoint
+    from mindspore_offload.planning.estimation import estimate
 
 # The module of each public name. None may be named as a submodule is: importing that would take its place.
 _MODULES = {
     "AdamOffload": "adam",
     "AdamWOffload": "adamw",
-    "convert_checkpoint": "states.conversion",
-    "estimate": "estimation",
+    "convert_checkpoint": "checkpoints.conversion",
+    "estimate": "planning.estimation",
     "placement_report": "compiled_graph",
 }
 

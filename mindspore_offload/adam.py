@@ -12,17 +12,19 @@ from mindspore import Parameter, ParameterTuple, Tensor, context, nn
 from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from mindspore_offload import checks, parallel_mode, placement, ranks, states, update
+from mindspore_offload import checks, states, update
 from mindspore_offload.attributes import GuardedAttributes
-from mindspore_offload.coefficients import Coefficients, Features
+from mindspore_offload.checkpoints.foreign import ForeignCheckpoint
+from mindspore_offload.distributed import parallel_mode, ranks
+from mindspore_offload.distributed.same_step import SameStep
 from mindspore_offload.formats import moment_format
 from mindspore_offload.net_parameters import check_frozen
-from mindspore_offload.rows import Rows
-from mindspore_offload.states.foreign import ForeignCheckpoint
-from mindspore_offload.step import Counters, GlobalNorm, Step
+from mindspore_offload.planning import placement
+from mindspore_offload.step.coefficients import Coefficients, Features
+from mindspore_offload.step.rows import Rows
+from mindspore_offload.step.step import Counters, GlobalNorm, Step
 from mindspore_offload.update import native, stock
 from mindspore_offload.update import writeback as writebacks
-from mindspore_offload.update.same_step import SameStep
 
 
 class AdamOffload(GuardedAttributes):
@@ -256,7 +258,7 @@ class AdamOffload(GuardedAttributes):
         self.writeback = writebacks.choose(writeback, self.cls_name)
         operation = update.choose(host_kernel, self.cls_name, moment_dtype, shard_states)
         checks.device(self.cls_name, self.parameters, is_stock=operation is stock)
-        own = ranks.of_this_process(self.cls_name) if shard_states else ranks.ALONE
+        world = ranks.of_this_process(self.cls_name) if shard_states else ranks.ALONE
         clip, skip, unscale = max_grad_norm is not None, skip_nonfinite, is_dynamic or self.need_scale
         stochastic = moment_format(moment_dtype).is_stochastic
         features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
@@ -266,7 +268,7 @@ class AdamOffload(GuardedAttributes):
         sizes = [parameter.size for parameter in self.parameters]
         is_on_device = placement.kept_on_device(sizes, min_offload_size, offload_ratio)
         self.offload_ratio = placement.offloaded_share(sizes, is_on_device)
-        if own.ranks > 1:
+        if world.size > 1:
             arguments = {
                 **{"params": rows.of_parameter, "learning_rate": self.learning_rate, "weight_decay": self.weight_decay},
                 **{"loss_scale": loss_scale, "beta1": beta1, "beta2": beta2, "eps": eps, "use_locking": use_locking},
@@ -274,13 +276,13 @@ class AdamOffload(GuardedAttributes):
                 **{"min_offload_size": min_offload_size, "offload_ratio": offload_ratio},
                 **{"moment_dtype": str(moment_dtype)},
             }
-            ranks.check_same(self.cls_name, own.ranks, self.parameters, arguments)
+            ranks.check_same(self.cls_name, world.size, self.parameters, arguments)
         # Registered before the other states, and so loaded before them. In a tuple, it has its own name in a cell that
         # holds this one, not that of the attribute.
-        self._shard_state = ParameterTuple([states.shard_state(own)] if own.ranks > 1 else [])
+        self._shard_state = ParameterTuple([states.shard_state(world)] if world.size > 1 else [])
         keys = states.keys_of([parameter.name for parameter in self.parameters])
         tensors = [
-            states.allocate(parameter, moment_dtype, own, *each)
+            states.allocate(parameter, moment_dtype, world, *each)
             for parameter, *each in zip(self.parameters, keys, rows.of_parameter, rows.has_decay, is_on_device)
         ]
         # The net may live longer, and its parameters list the states.
@@ -309,7 +311,7 @@ class AdamOffload(GuardedAttributes):
             check_gradients=self._check_gradients,
             rows=rows,
             norm=norm,
-            same_step=SameStep(self.parameters, rows.count) if own.ranks > 1 else None,
+            same_step=SameStep(self.parameters, rows.count) if world.size > 1 else None,
             coefficients=Coefficients(rows.count, beta1, beta2, eps, scale, features),
             counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
             dynamic_loss_scale=self._dynamic_loss_scale,
@@ -319,7 +321,7 @@ class AdamOffload(GuardedAttributes):
         # Not by setattr, which would make it a child: it is not the user's to cast, recompute or list.
         object.__setattr__(self, "_step", step)
         self.finish_attributes()
-        if own.ranks > 1:
+        if world.size > 1:
             states.exclude_from_broadcast(self)
 
     def is_compiled(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, context, ops
 from mindspore import dtype as mstype
 
-from mindspore_offload import parallel_mode
+from mindspore_offload.distributed import parallel_mode
 from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS, one_of
 from mindspore_offload.net_parameters import check_replaced
 
@@ -78,7 +78,7 @@ def numbers(cls_name, params, learning_rate, weight_decay, loss_scale):
             continue
         for number in np.ravel(value.asnumpy()) if isinstance(value, Tensor) else np.ravel(value):
             _check_is_real(cls_name, name, number)
-            if isinstance(number, (int, float, np.number)) and not _is_held(number):
+            if isinstance(number, (int, float, np.number)) and not fits_float32(number):
                 raise ValueError(
                     f"For '{cls_name}', the argument '{name}' must be 0 or a positive number of float32, "
                     f"from {_TINIEST:.2g} to {_LARGEST:.2g}, but got {number}."
@@ -99,7 +99,7 @@ def _check_is_real(cls_name, name, number):
 _TINIEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
-def _is_held(number):
+def fits_float32(number):
     """Returns True for 0 and for the positive numbers of float32. MindSpore may flush subnormal ones to 0."""
     return number == 0 or _TINIEST <= number <= _LARGEST
 

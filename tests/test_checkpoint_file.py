@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from mindspore import Parameter, Tensor, save_checkpoint
 
 from mindspore_offload import commands
-from mindspore_offload.commands import main, sizes
-from mindspore_offload.commands.common import CommandError
+from mindspore_offload.commands import main
+from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import ELEMENT_TYPES
+from mindspore_offload.planning import sizes
 
 SOURCE_TREE = Path(commands.__file__).parents[2]
 
@@ -130,8 +131,8 @@ def test_a_path_that_is_no_regular_file_is_refused(kind, message, suffix, tmp_pa
 # exceed them.
 LIMITED = """
 import json, resource, sys
-from mindspore_offload.commands import sizes
-from mindspore_offload.commands.common import CommandError
+from mindspore_offload.planning import sizes
+from mindspore_offload.errors import CommandError
 
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 resource.setrlimit(resource.RLIMIT_CPU, (100, 100))

@@ -13,7 +13,7 @@ from nets import parameters_of
 from test_moments import update_ratios
 
 from mindspore_offload import AdamOffload, AdamWOffload, states
-from mindspore_offload.ranks import Ranks
+from mindspore_offload.distributed.ranks import Ranks
 from mindspore_offload.states import buckets, codes
 
 MOMENTS = ["moment1", "moment2"]

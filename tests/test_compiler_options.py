@@ -95,7 +95,7 @@ STEP = """
 import hashlib, sys
 import numpy as np
 from mindspore_offload import native_library
-from mindspore_offload.commands.memory_speed import run_kernel
+from mindspore_offload.planning.memory_speed import run_kernel
 random = np.random.default_rng(4)
 library = native_library.load()
 for isa in library.MindsporeOffloadSupportedIsas().split():

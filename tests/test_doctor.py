@@ -18,8 +18,9 @@ from oracle import Oracle
 from packaging.requirements import Requirement
 
 from mindspore_offload import AdamOffload, __version__, machine, native_library
-from mindspore_offload.commands import doctor, main, memory_speed, oracle, step_speed, training_check
+from mindspore_offload.commands import doctor, main, oracle, step_speed, training_check
 from mindspore_offload.formats import ELEMENT_TYPES
+from mindspore_offload.planning import memory_speed
 
 
 @pytest.fixture(scope="module")

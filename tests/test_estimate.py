@@ -12,8 +12,9 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import initializer
 
 from mindspore_offload import AdamOffload, estimate, placement_report
-from mindspore_offload.commands import main, sizes, units
-from mindspore_offload.footprint import Size
+from mindspore_offload.commands import main, units
+from mindspore_offload.planning import sizes
+from mindspore_offload.planning.footprint import Size
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindspore_offload import AdamOffload, estimate, placement_report
 from mindspore_offload.commands import main, units
-from mindspore_offload.footprint import Size
+from mindspore_offload.planning.footprint import Size
 
 GB = 10**9
 EXAMPLE = ("--params=7B", "--dtype=bf16", "--device-memory=64GB", "--activations=12GB")

@@ -13,7 +13,7 @@ from mindspore.common.initializer import initializer
 
 from mindspore_offload import AdamOffload, estimate, placement_report
 from mindspore_offload.commands import main
-from mindspore_offload.footprint import Size
+from mindspore_offload.planning.footprint import Size
 
 LARGE = 2**20  # elements: a multiple of every number of pieces below
 

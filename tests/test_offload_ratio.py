@@ -12,7 +12,8 @@ import resume
 from mindspore import Parameter, Tensor, nn
 from steps import DTYPES, as_float32
 
-from mindspore_offload import AdamOffload, AdamWOffload, placement, placement_report
+from mindspore_offload import AdamOffload, AdamWOffload, placement_report
+from mindspore_offload.planning import placement
 
 
 def weights_of(sizes):

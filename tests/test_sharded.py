@@ -13,7 +13,8 @@ import pytest
 import sharded
 from mindspore import Parameter, Tensor, nn
 
-from mindspore_offload import AdamOffload, AdamWOffload, commands, ranks
+from mindspore_offload import AdamOffload, AdamWOffload, commands
+from mindspore_offload.distributed import ranks
 
 
 def start(part, folder, count):

@@ -11,7 +11,8 @@ import psutil
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from mindspore_offload import AdamOffload, ranks, states
+from mindspore_offload import AdamOffload, states
+from mindspore_offload.distributed import ranks
 from mindspore_offload.states import buckets
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mindspore_offload import commands
-from mindspore_offload.commands import main, sizes
+from mindspore_offload.commands import main
+from mindspore_offload.planning import sizes
 
 SOURCE_TREE = Path(commands.__file__).parents[2]
 

@@ -15,7 +15,8 @@ import tempfile
 
 from mindspore_offload._version import __version__
 from mindspore_offload.commands import doctor, estimate, merge
-from mindspore_offload.commands.common import CommandError, Results, say
+from mindspore_offload.commands.common import Results, say
+from mindspore_offload.errors import CommandError
 
 COMMANDS = {"doctor": doctor, "estimate": estimate, "merge": merge}
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Printing, errors and option types: shared by the commands."""
+"""Printing and option types: shared by the commands."""
 
 import argparse
 import contextlib
 import re
 import sys
 
-
-class CommandError(Exception):
-    """Ends a command: it is printed without a traceback, and the exit status is 2. The text says what to do."""
+from mindspore_offload.errors import CommandError
 
 
 class Results:
@@ -56,12 +54,6 @@ def _write(stream, text):
 
 def _reason(error):
     return getattr(error, "strerror", None) or "it is closed"
-
-
-def one_line(error):
-    """Returns the class of an exception and the first line of its text."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
 
 
 def whole_number(text, least=1):

@@ -10,7 +10,7 @@ import textwrap
 from typing import NamedTuple
 
 from mindspore_offload import __version__, machine, native_library
-from mindspore_offload.commands.common import one_line
+from mindspore_offload.errors import one_line
 from mindspore_offload.formats import EXACT, MOMENT_FORMATS
 
 HELP = "prints checks of everything that is used on this machine, and a cure for each fault"
@@ -207,7 +207,7 @@ def _step(training_check, host_kernel, writeback, bad, cure, moment_dtype="float
 
 def _speed(device):
     from mindspore_offload.commands import step_speed
-    from mindspore_offload.commands.memory_speed import BYTES_A_PARAMETER
+    from mindspore_offload.planning.memory_speed import BYTES_A_PARAMETER
 
     if machine.available_memory() < 2 * step_speed.BYTES:
         return Finding("speed", SKIPPED, f"a step to be timed needs {2 * step_speed.BYTES / 1e9:.1f} GB of memory")

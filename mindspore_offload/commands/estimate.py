@@ -7,11 +7,12 @@ import json
 import math
 
 from mindspore_offload import machine, native_library
-from mindspore_offload.commands import sizes
-from mindspore_offload.commands.common import CommandError, positive, whole_number, whole_number_or_0
+from mindspore_offload.commands.common import positive, whole_number, whole_number_or_0
 from mindspore_offload.commands.units import BYTE_UNITS, TIME_UNITS, memory, parameter_count, with_unit
-from mindspore_offload.estimation import MOMENT_DTYPES, estimate
+from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import ELEMENT_TYPES
+from mindspore_offload.planning import sizes
+from mindspore_offload.planning.estimation import MOMENT_DTYPES, estimate
 
 HELP = "prints the memory on device and host, the transfers and the time that an update needs, by optimizer and dtype"
 
@@ -197,7 +198,7 @@ def _dtypes(parameters):
 
 def _measured_speed():
     try:
-        from mindspore_offload.commands.memory_speed import memory_speed
+        from mindspore_offload.planning.memory_speed import memory_speed
 
         return memory_speed(), "measured in the fastest step of the native kernel"
     except native_library.NativeLibraryError:

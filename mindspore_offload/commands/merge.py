@@ -3,18 +3,15 @@
 """``merge``: makes one whole checkpoint of those that the ranks of a sharded optimizer saved."""
 
 import contextlib
-import itertools
-import math
 import os
 import resource
 import time
 
-from mindspore_offload.commands import checkpoint_writer
-from mindspore_offload.commands.checkpoint_file import CHECKSUM_TEXT
-from mindspore_offload.commands.checkpoint_source import Source, is_safetensors
-from mindspore_offload.commands.checkpoint_writer import Output
-from mindspore_offload.commands.common import CommandError, say
-from mindspore_offload.commands.rank_files import SAME_STEP, in_order, layout_of
+from mindspore_offload.checkpoints import writing
+from mindspore_offload.checkpoints.merge import Merge
+from mindspore_offload.checkpoints.reading import Source, is_safetensors
+from mindspore_offload.commands.common import say
+from mindspore_offload.errors import CommandError
 
 HELP = "merges the checkpoints that all ranks of a sharded optimizer saved into one whole checkpoint"
 
@@ -46,9 +43,8 @@ def run(arguments):
     _allow_open_files(len(arguments.files))
     try:
         with contextlib.ExitStack() as stack:
-            ranks = in_order(stack.enter_context(Source(path)) for path in arguments.files)
-            merge = _Merge(ranks)
-            with checkpoint_writer.named_at_the_end(output, arguments.overwrite) as file:
+            merge = Merge((stack.enter_context(Source(path)) for path in arguments.files), _Progress)
+            with writing.named_at_the_end(output, arguments.overwrite) as file:
                 merge.write(file)
     except FileExistsError as error:
         raise _exists(output) from error
@@ -57,7 +53,8 @@ def run(arguments):
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f": {output!r} was not written") from None
     try:
-        print(f"{output!r}: {merge.length:,} bytes of tensors from {len(ranks)} ranks, after step {ranks[0].step}")
+        ranks = f"{len(merge.ranks)} ranks, after step {merge.ranks[0].step}"
+        print(f"{output!r}: {merge.length:,} bytes of tensors from {ranks}")
         if merge.differing:
             shown = ", ".join(f"{name!r:.60}" for name in merge.differing[:NAMES_SHOWN])
             more = f" and {len(merge.differing) - NAMES_SHOWN} others" if len(merge.differing) > NAMES_SHOWN else ""
@@ -95,86 +92,6 @@ def _allow_open_files(count):
     wanted = count + 100 if hard == resource.RLIM_INFINITY else min(count + 100, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-class _Merge:
-    """The merge of the checkpoints of all ranks.
-
-    Attributes:
-        length (int): The bytes of all tensors of the whole checkpoint.
-        differing (list[str]): Names of the user's tensors that were found to differ on the ranks.
-    """
-
-    def __init__(self, ranks):
-        self._ranks, self._first = ranks, ranks[0]
-        self._layout = layout_of(ranks)
-        self._names = [name for name in self._first.entries if name not in self._layout.dropped]
-        self._checksums = [rank.source.checksum() for rank in ranks]
-        self.length = sum(map(self._length, self._names))
-        self.differing = []
-        checked = sum(rank.source.length for rank, checksum in zip(ranks, self._checksums) if checksum)
-        self._progress = _Progress(checked + self.length)
-
-    def _length(self, name):
-        entry = self._first.entries[name]
-        if name not in self._layout.cut:
-            return entry.length
-        return math.prod(self._layout.cut[name]) * (entry.length // entry.size)
-
-    def write(self, file):
-        """Writes the whole checkpoint, after the checksums of the files were checked."""
-        for rank, checksum in zip(self._ranks, self._checksums):
-            if checksum:
-                rank.source.check(checksum, rank.entries, self._progress)
-        outputs = [self._output(name) for name in self._names]
-        source = self._first.source
-        if source.is_safetensors:
-            texts = {name: text for name, text in source.metadata().items() if name != CHECKSUM_TEXT}
-            checkpoint_writer.safetensors(file, outputs, texts)
-        else:
-            checkpoint_writer.ckpt(file, outputs, has_checksum=all(self._checksums))
-
-    def _output(self, name):
-        entry = self._first.entries[name]
-        shape, blocks = entry.shape, self._whole(name)
-        if name in self._layout.cut:
-            shape, blocks = self._layout.cut[name], self._joined(name)
-        return Output(name, shape, entry.code, self._length(name), self._counted(blocks))
-
-    def _counted(self, blocks):
-        for block in blocks:
-            yield block
-            self._progress(len(block))
-
-    def _joined(self, name):
-        """Yields the pieces of a state, one after the other, without the padding behind its last element."""
-        left = self._length(name)
-        for rank in self._ranks:
-            for block in rank.blocks(name):
-                taken = min(len(block), left)
-                left -= taken
-                if block[taken:].strip(b"\0"):
-                    raise rank.source.damaged(f"the padding of {name!r:.60} is not zero")
-                yield block[:taken]
-
-    def _whole(self, name):
-        """Yields a tensor of rank 0, and compares it with those of the others."""
-        others = [(rank, rank.blocks(name)) for rank in self._ranks[1:]]
-        for block in itertools.chain(self._first.blocks(name), [None]):  # after None, the others must have ended, too
-            different = next((rank for rank, blocks in others if next(blocks, None) != block), None)
-            if different is not None:
-                self._note_difference(name, different)
-                others = []
-            if block is not None:
-                yield block
-
-    def _note_difference(self, name, rank):
-        if name in self._layout.equal:
-            raise CommandError(
-                f"{name!r:.60} in {rank.source} differs from that in {self._first.source}, but must be the same on all "
-                f"ranks; {SAME_STEP}"
-            )
-        self.differing.append(name)
 
 
 class _Progress:

@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindspore_offload import AdamOffload
 from mindspore_offload.commands import oracle
-from mindspore_offload.commands.common import one_line
+from mindspore_offload.errors import one_line
 from mindspore_offload.formats import ELEMENT_TYPES
 
 SHAPE = (37, 111)  # large enough for codes, and no multiple of a vector's length

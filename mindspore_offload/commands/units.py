@@ -6,7 +6,7 @@ import argparse
 import decimal
 import re
 
-from mindspore_offload.estimation import MOST
+from mindspore_offload.planning.estimation import MOST
 
 MULTIPLES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 

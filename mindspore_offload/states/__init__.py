@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
 from mindspore_offload import formats
-from mindspore_offload.shard import Piece, piece_of
+from mindspore_offload.distributed.pieces import Piece, piece_of
 from mindspore_offload.states import memory
 from mindspore_offload.states.state import clone_of, exclude_from_broadcast, forget_clones, new_state, shard_state
 
@@ -85,17 +85,17 @@ def keys_of(names):
     return [zlib.crc32(".".join(each[shared:]).encode()) for each in parts]
 
 
-def allocate(parameter, moment_dtype, ranks, key, row, has_decay, is_on_device):
+def allocate(parameter, moment_dtype, world, key, row, has_decay, is_on_device):
     """Returns the `ParameterStates` of a parameter, with states of zeros that have no memory before the first step.
 
-    They are named ``moment1.<name>``, ``moment2.<name>`` and, for a 16-bit parameter, ``master.<name>``. `ranks` are
-    those that share them, a `Ranks`. States on the device are whole, and their moments float32. So are the moments of a
+    They are named ``moment1.<name>``, ``moment2.<name>`` and, for a 16-bit parameter, ``master.<name>``. `world` has
+    the ranks that share them. States on the device are whole, and their moments float32. So are the moments of a
     parameter that their format does not suit.
 
     Masters start as zeros. The first step sees that a parameter is not its master rounded, takes it as changed from
     outside, and copies it into the master.
     """
-    piece = None if is_on_device else piece_of(parameter.size, *ranks)
+    piece = None if is_on_device else piece_of(parameter.size, *world)
     shape = (piece.size,) if piece else tuple(parameter.shape)
     moments = formats.EXACT if is_on_device else formats.format_for(moment_dtype, parameter.size, parameter.ndim)
     kinds = {name: (moments.shape(shape), moments.dtype) for name in formats.MOMENT_NAMES}

@@ -11,7 +11,8 @@ from mindspore import Parameter, Tensor, context
 from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
-from mindspore_offload import formats, shard
+from mindspore_offload import formats
+from mindspore_offload.distributed import pieces
 from mindspore_offload.states import codes
 
 
@@ -35,9 +36,9 @@ def _class_of(kind, base):
     return type(Parameter.__name__, (kind, base), {})
 
 
-def shard_state(ranks):
-    """Returns the state that tells a rank's checkpoint from those of other ranks. `ranks` is a `Ranks`."""
-    return new_state(shard.STATE, np.array(ranks, np.int32), _Shard)
+def shard_state(world):
+    """Returns the state that tells a rank's checkpoint from those of other ranks. `world` is a `World`."""
+    return new_state(pieces.STATE, np.array(world, np.int32), _Shard)
 
 
 def clone_of(parameter, prefix, array, piece=None, slices=None, is_on_device=False):
@@ -267,7 +268,7 @@ class _LoadableShape(tuple):
             return False
         is_one = len(other) == 0 and tuple.__eq__(self, (1,))
         is_flat_or_codes = len(other) == 1 or (self.is_moment and other[1:] == (formats.BYTES_OF_BLOCK,))
-        may_be_piece = is_flat_or_codes and math.prod(self.whole) >= shard.MIN_SHARDED
+        may_be_piece = is_flat_or_codes and math.prod(self.whole) >= pieces.MIN_SHARDED
         of_codes = self.is_moment and tuple.__eq__(formats.CODES.shape(self.whole), other)
         return tuple.__eq__(self, other) or tuple.__eq__(self.whole, other) or is_one or may_be_piece or of_codes
 

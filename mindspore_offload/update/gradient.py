@@ -5,7 +5,7 @@
 from mindspore import dtype as mstype
 from mindspore import nn, ops
 
-from mindspore_offload.coefficients import CLIP, WEIGHT_DECAY
+from mindspore_offload.step.coefficients import CLIP, WEIGHT_DECAY
 
 
 class ClipAndDecay(nn.Cell):

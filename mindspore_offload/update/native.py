@@ -6,14 +6,14 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import functional as F
-from mindspore.ops import signature as sig
 
-from mindspore_offload import host, native_library
+from mindspore_offload import host
 from mindspore_offload.abi import BLOCK, COLUMNS, ROLES
-from mindspore_offload.coefficients import PREPARED
+from mindspore_offload.distributed.cut_and_gather import Cut, Gather
 from mindspore_offload.formats import MOMENT_NAMES
+from mindspore_offload.native_operation import NativeOperation
+from mindspore_offload.step.coefficients import PREPARED
 from mindspore_offload.update.gradient import ClipAndDecay
-from mindspore_offload.update.sharded import Cut, Gather
 from mindspore_offload.update.writeback import FreshValue, Write, on_device
 
 
@@ -26,13 +26,6 @@ def update(bucket, features, writeback):
 def norm(tensors):
     """Returns the Cell that measures gradients. See `mindspore_offload.update`."""
     return _Norm(tensors)
-
-
-def same_step():
-    """Returns the operation that compares what all ranks bring to a step. See `mindspore_offload.update.same_step`."""
-    operation = _Operation("SameStep", (1,), mstype.float32)
-    operation.add_prim_attr("side_effect_mem", True)  # so it runs before all writes that follow
-    return operation
 
 
 # Gradients are only read. But MindSpore simplifies a product with ones to the other factor, so a gradient may be the
@@ -69,7 +62,7 @@ class _Update(nn.Cell):
         inputs = {role: counts.get(role, len(tensors)) for role in ROLES}
         # Keep it in its own attribute. MindSpore misses the side effects of an operation taken from a tuple, and drops
         # it.
-        self.update = _Operation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
+        self.update = NativeOperation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
 
     def launch(self, coefficients, parameters, gradients):
         # In the order of ROLES.
@@ -171,51 +164,14 @@ class _Norm(nn.Cell):
         self.rows = Tensor(np.array(list(zip(counts, is_piece)), np.int32))
         self.gather = ops.AllGather() if any(is_piece) else None
         # A float64 sum is two numbers of float32.
-        self.sums = _Operation("SumsOfSquares", (2 * sum(counts),), mstype.float32)
-        self.norm = _Operation("GlobalNorm", (1,), mstype.float32)
+        self.sums = NativeOperation("SumsOfSquares", (2 * sum(counts),), mstype.float32)
+        self.norm = NativeOperation("GlobalNorm", (1,), mstype.float32)
 
     def construct(self, gradients):
         sums = self.sums(*gradients)
         if self.gather is not None:
             sums = self.gather(sums)
         return self.norm(sums, self.rows)
-
-
-class _Operation(ops.Custom):
-    """A function of the native library as an operation.
-
-    Args:
-        function (str): The function's name.
-        shapes, dtypes: Those of the output, or tuples of them for several outputs. `shapes` may be a function of the
-            shapes of the inputs.
-        inputs (Optional[dict[str, int]]): The roles of the inputs, in their order, and the number of tensors of each.
-            Needed only if some are written.
-        written (tuple[str]): The roles of the inputs that are written.
-    """
-
-    # On Ascend, "aot" means an Ascend C operator. Ours always runs on the host, so this stays False.
-    is_ascend_c = property(lambda self: False, lambda self, value: None)
-
-    def __init__(self, function, shapes, dtypes, inputs=None, written=()):
-        infer_shapes = shapes if callable(shapes) else lambda *_: shapes
-        super().__init__(f"{native_library.PATH}:{function}", infer_shapes, lambda *_: dtypes, "aot")
-        # The path itself would stay in MindSpore's compile cache when the package moves.
-        self.add_prim_attr("path_from_env", True)
-        for attribute in ("func_name", "uniq_name"):
-            self.add_prim_attr(attribute, f"{native_library.path_variable()}:{function}")
-        if isinstance(dtypes, tuple):
-            self.add_prim_attr("multi_output", True)
-        if inputs is not None:
-            self.set_signatures(
-                tuple(
-                    sig.make_sig(f"{role}_{i}", sig.sig_rw.RW_WRITE if role in written else sig.sig_rw.RW_READ)
-                    for role, count in inputs.items()
-                    for i in range(count)
-                )
-            )
-        if written:
-            self.add_prim_attr("side_effect_mem", True)
-        host.place(self)
 
 
 def _pick(values, i):

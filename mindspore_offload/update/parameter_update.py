@@ -7,7 +7,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 from mindspore.ops import signature as sig
 
-from mindspore_offload.coefficients import (
+from mindspore_offload.step.coefficients import (
     BETA1,
     BETA2,
     DECOUPLED_DECAY,

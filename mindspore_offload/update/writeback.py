@@ -11,8 +11,8 @@ from mindspore import dtype as mstype
 from mindspore.ops import auto_generate
 from mindspore.ops import functional as F
 
-from mindspore_offload.coefficients import DECOUPLED_DECAY, SKIP
-from mindspore_offload.update.sharded import Cut
+from mindspore_offload.distributed.cut_and_gather import Cut
+from mindspore_offload.step.coefficients import DECOUPLED_DECAY, SKIP
 
 WRITEBACKS = ("auto", "in_place", "assign")
 

@@ -4,7 +4,8 @@
 
 from mindspore.ops import functional as F
 
-from mindspore_offload import host, parallel_mode
+from mindspore_offload import host
+from mindspore_offload.distributed import parallel_mode
 from mindspore_offload.update import native, writeback
 
 

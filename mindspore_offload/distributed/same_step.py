@@ -8,10 +8,10 @@ from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
 from mindspore_offload import host
-from mindspore_offload.coefficients import COLUMNS
-from mindspore_offload.shard import Piece
-from mindspore_offload.update import native
-from mindspore_offload.update.sharded import Cut
+from mindspore_offload.abi import COLUMNS
+from mindspore_offload.distributed.cut_and_gather import Cut
+from mindspore_offload.distributed.pieces import Piece
+from mindspore_offload.native_operation import NativeOperation
 
 # The parameters, evenly spread, and the first elements of each that the ranks compare in every step, with those of
 # their gradients. Other weights and other data differ in nearly all elements.
@@ -41,7 +41,8 @@ class SameStep(nn.Cell):
         settings = 2 + rows * len(COLUMNS)
         self.sections = Tensor(np.array([1, settings, sum(sizes), sum(sizes)], np.int32))
         self.concat, self.gather = ops.Concat(), ops.AllGather()
-        self.check = native.same_step()
+        self.check = NativeOperation("SameStep", (1,), mstype.float32)
+        self.check.add_prim_attr("side_effect_mem", True)  # so it runs before all writes that follow
 
     def construct(self, global_step, beta1_power, beta2_power, coefficients, gradients):
         """Returns the coefficients, so that whatever needs them waits for the comparison."""

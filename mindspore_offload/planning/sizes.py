@@ -5,11 +5,11 @@
 import collections
 import re
 
-from mindspore_offload.commands import user_net
-from mindspore_offload.commands.checkpoint_source import Source
-from mindspore_offload.commands.common import CommandError
-from mindspore_offload.footprint import Size
+from mindspore_offload.checkpoints.reading import Source
+from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import ELEMENT_TYPES
+from mindspore_offload.planning import user_net
+from mindspore_offload.planning.footprint import Size
 
 # Names in a training checkpoint that are no weights: states of optimizers, and statistics of normalization layers.
 NO_WEIGHT = re.compile(

@@ -10,7 +10,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
 from mindspore_offload import host
-from mindspore_offload.update.sharded import Cut
+from mindspore_offload.distributed.cut_and_gather import Cut
 from mindspore_offload.update.writeback import device_copy
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
-from mindspore_offload.states import conversion_checks as checks
-from mindspore_offload.states import torch_state_dict
+from mindspore_offload.checkpoints import conversion_checks as checks
+from mindspore_offload.checkpoints import torch_state_dict
 
 
 @dataclass(frozen=True)

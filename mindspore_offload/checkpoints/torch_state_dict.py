@@ -19,7 +19,7 @@ from typing import Any, Optional
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from mindspore_offload.states import conversion_checks as checks
+from mindspore_offload.checkpoints import conversion_checks as checks
 
 ADAM, ADAMW = "torch.optim.Adam", "torch.optim.AdamW"
 _STATES = {"step", "exp_avg", "exp_avg_sq"}

@@ -5,11 +5,11 @@
 import re
 from typing import NamedTuple
 
-from mindspore_offload.commands.checkpoint_file import MAP
-from mindspore_offload.commands.checkpoint_source import Source
-from mindspore_offload.commands.common import CommandError
+from mindspore_offload.checkpoints.file_formats import MAP
+from mindspore_offload.checkpoints.reading import Source
+from mindspore_offload.distributed.pieces import STATE, piece_size
+from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import EXACT, MOMENT_FORMATS, MOMENT_NAMES
-from mindspore_offload.shard import STATE, piece_size
 
 # The states that no parameter has: they are whole, and equal on all ranks.
 COUNTERS = re.compile(r"beta[12]_power|learning_rate(_group_\d+)?|global_(step|norm)|skipped_steps")

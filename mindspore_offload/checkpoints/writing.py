@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mindspore_offload.commands.checkpoint_file import CHECKSUM_BYTES, CHECKSUM_NAME, METADATA
+from mindspore_offload.checkpoints.file_formats import CHECKSUM_BYTES, CHECKSUM_NAME, METADATA
 
 # The bytes of a tensor in one Value of a .ckpt, as MindSpore cuts them. A Value must be smaller than 2 GiB.
 PART_BYTES = 2**29

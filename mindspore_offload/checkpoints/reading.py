@@ -8,9 +8,9 @@ import stat
 import struct
 import zlib
 
-from mindspore_offload.commands import checkpoint_file
-from mindspore_offload.commands.checkpoint_file import BadFile
-from mindspore_offload.commands.common import CommandError
+from mindspore_offload.checkpoints import file_formats
+from mindspore_offload.checkpoints.file_formats import BadFile
+from mindspore_offload.errors import CommandError
 
 BLOCK_BYTES = 2**20  # read at once
 
@@ -67,13 +67,13 @@ class Source:
         with self._errors_explained():
             if not self.length:
                 raise BadFile("it is empty")
-            read = checkpoint_file.safetensors if self.is_safetensors else checkpoint_file.ckpt
+            read = file_formats.safetensors if self.is_safetensors else file_formats.ckpt
             return {entry.name: entry for entry in read(self._file, self.length)}
 
     def metadata(self):
         """Returns the metadata of a safetensors file; {} for a .ckpt."""
         with self._errors_explained():
-            return checkpoint_file.metadata(self._file) if self.is_safetensors else {}
+            return file_formats.metadata(self._file) if self.is_safetensors else {}
 
     def blocks(self, places):
         """Yields the bytes at `places`, in blocks of `BLOCK_BYTES` and a shorter last one.
@@ -111,9 +111,9 @@ class Source:
         """Returns the checksum in the file as a text; None if it has none."""
         with self._errors_explained():
             if self.is_safetensors:
-                return checkpoint_file.metadata(self._file).get(checkpoint_file.CHECKSUM_TEXT)
-            field = checkpoint_file.checksum_field(self._file, self.length)
-            return f"{int.from_bytes(field[len(checkpoint_file.CHECKSUM_NAME) :], 'big')}" if field else None
+                return file_formats.metadata(self._file).get(file_formats.CHECKSUM_TEXT)
+            field = file_formats.checksum_field(self._file, self.length)
+            return f"{int.from_bytes(field[len(file_formats.CHECKSUM_NAME) :], 'big')}" if field else None
 
     def check(self, checksum, entries, progress):
         """Compares the content with its checksum. Calls `progress` with the number of bytes of each block."""
@@ -127,7 +127,7 @@ class Source:
     def _checksummed(self, entries):
         """Yields the bytes of which MindSpore calculates the checksum."""
         if not self.is_safetensors:
-            yield from self.blocks([range(self.length - checkpoint_file.CHECKSUM_BYTES)])
+            yield from self.blocks([range(self.length - file_formats.CHECKSUM_BYTES)])
             return
         for name in sorted(entries):
             yield name.encode("utf-8", "surrogatepass")

@@ -13,26 +13,26 @@ from mindspore import dtype as mstype
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
 
-class Ranks(NamedTuple):
+class World(NamedTuple):
     """This process among those that train together.
 
     Attributes:
         rank (int): Its number, from 0.
-        ranks (int): The number of processes.
+        size (int): The number of processes.
     """
 
     rank: int
-    ranks: int
+    size: int
 
 
-ALONE = Ranks(0, 1)
+ALONE = World(0, 1)
 
 # The features of MindSpore's fault tolerance that take each rank of a data-parallel training for a copy of the others.
 RESTORING = ("TTP:1", "UCE:1", "ARF:1", "HCCE:1")
 
 
 def of_this_process(cls_name):
-    """Returns the `Ranks` of this process.
+    """Returns the `World` of this process.
 
     Raises:
         RuntimeError: If the communication between the ranks has not been initialized, or if MindSpore would restore a
@@ -51,7 +51,7 @@ def of_this_process(cls_name):
             f"communication is not initialized; call mindspore.communication.init() before making the optimizer, in a "
             f"program that msrun starts."
         )
-    return Ranks(get_rank(), get_group_size())
+    return World(get_rank(), get_group_size())
 
 
 class _Gather(nn.Cell):
@@ -109,7 +109,7 @@ def described(value):
     """Returns an argument as values whose `repr` tells it from others.
 
     A Cell, such as a schedule, becomes its class and its numbers. If something else makes it return other values on
-    another rank, the step in which it does so is refused: see `mindspore_offload.update.same_step`.
+    another rank, the step in which it does so is refused: see `mindspore_offload.distributed.same_step`.
     """
     if isinstance(value, Tensor):
         return "Tensor", tuple(value.shape), str(value.dtype), _bytes_of(value)

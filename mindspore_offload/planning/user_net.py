@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 
-from mindspore_offload.commands.common import CommandError, one_line
+from mindspore_offload.errors import CommandError, one_line
 
 NAME = "net_of_user"  # of the module that a file is loaded as: an installed module may have the file's own name
 

@@ -5,9 +5,9 @@
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-from mindspore_offload import placement
+from mindspore_offload.distributed.pieces import piece_size
 from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MomentFormat, format_for
-from mindspore_offload.shard import piece_size
+from mindspore_offload.planning import placement
 
 
 class Size(NamedTuple):
@@ -69,7 +69,7 @@ class Footprint:
         return self.host_states + self.host_others
 
 
-def piece_of(size: int, ranks: int) -> int:
+def updated_elements(size: int, ranks: int) -> int:
     """Returns how many elements of a parameter with `size` elements each rank updates: a padded piece, or all."""
     return piece_size(size, ranks) or size
 
@@ -103,7 +103,7 @@ def offloaded(
                 total.to_host += own * size.size
                 total.host_traffic += 2 * own * size.size
             continue
-        updated = piece_of(size.size, ranks)
+        updated = updated_elements(size.size, ranks)
         if gradients_wait:
             total.host_others += own * updated
             total.host_traffic += own * updated

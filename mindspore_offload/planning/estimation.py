@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, Callable, Optional, Union
 
-from mindspore_offload import footprint, placement
-from mindspore_offload.footprint import Footprint, Size
 from mindspore_offload.formats import ELEMENT_TYPES, LEAST_CODED, MOMENT_FORMATS, format_for, one_of
+from mindspore_offload.planning import footprint, placement
+from mindspore_offload.planning.footprint import Footprint, Size
 
 MOMENT_DTYPES = tuple(MOMENT_FORMATS)
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds

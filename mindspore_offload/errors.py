@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Errors: the one form in which bad input is refused, and the end of a command."""
+
+from typing import NoReturn
+
+
+class CommandError(Exception):
+    """Ends a command: it is printed without a traceback, and the exit status is 2. The text says what to do."""
+
+
+def refuse(error: type[Exception], who: str, what: str, must: str, got: object, cure: str = "") -> NoReturn:
+    """Raises an error in MindSpore's words: who refuses what, what was expected, what came, and what to do.
+
+    Args:
+        error (type[Exception]): The class of the error.
+        who (str): The class or the function that was called.
+        what (str): What is wrong, such as "argument 'beta1'".
+        must (str): What was expected, after "must".
+        got (object): What came, after "but got". For a value with its type, see `typed`.
+        cure (str): What to do. Without one, it is what was expected.
+    """
+    raise error(f"For '{who}', the {what} must {must}, but got {got}{cure and '; '}{cure}.")
+
+
+def typed(value: object) -> str:
+    """Returns a value with its type, for a message."""
+    return f"{value!r} of type {type(value).__name__}"
+
+
+def one_line(error):
+    """Returns the class of an exception and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A function of the native library as an operation of a graph, placed on the host."""
+
+from mindspore import ops
+from mindspore.ops import signature as sig
+
+from mindspore_offload import host, native_library
+
+
+class NativeOperation(ops.Custom):
+    """A function of the native library as an operation.
+
+    Args:
+        function (str): The function's name.
+        shapes, dtypes: Those of the output, or tuples of them for several outputs. `shapes` may be a function of the
+            shapes of the inputs.
+        inputs (Optional[dict[str, int]]): The roles of the inputs, in their order, and the number of tensors of each.
+            Needed only if some are written.
+        written (tuple[str]): The roles of the inputs that are written.
+    """
+
+    # On Ascend, "aot" means an Ascend C operator. Ours always runs on the host, so this stays False.
+    is_ascend_c = property(lambda self: False, lambda self, value: None)
+
+    def __init__(self, function, shapes, dtypes, inputs=None, written=()):
+        infer_shapes = shapes if callable(shapes) else lambda *_: shapes
+        super().__init__(f"{native_library.PATH}:{function}", infer_shapes, lambda *_: dtypes, "aot")
+        # The path itself would stay in MindSpore's compile cache when the package moves.
+        self.add_prim_attr("path_from_env", True)
+        for attribute in ("func_name", "uniq_name"):
+            self.add_prim_attr(attribute, f"{native_library.path_variable()}:{function}")
+        if isinstance(dtypes, tuple):
+            self.add_prim_attr("multi_output", True)
+        if inputs is not None:
+            self.set_signatures(
+                tuple(
+                    sig.make_sig(f"{role}_{i}", sig.sig_rw.RW_WRITE if role in written else sig.sig_rw.RW_READ)
+                    for role, count in inputs.items()
+                    for i in range(count)
+                )
+            )
+        if written:
+            self.add_prim_attr("side_effect_mem", True)
+        host.place(self)
