@@ -5,7 +5,8 @@
 import weakref
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, NoReturn, Optional, Union
+from types import ModuleType
+from typing import Any, Callable, NoReturn, Optional, Union
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, context, nn
@@ -15,15 +16,19 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from mindspore_offload import checks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.checkpoints.foreign import ForeignCheckpoint
-from mindspore_offload.distributed import parallel_mode, ranks
+from mindspore_offload.distributed import ranks
+from mindspore_offload.distributed.parallel_mode import check_arguments
 from mindspore_offload.distributed.same_step import SameStep
 from mindspore_offload.formats import moment_format
 from mindspore_offload.net_parameters import check_frozen
 from mindspore_offload.planning import placement
 from mindspore_offload.step.coefficients import Coefficients, Features
+from mindspore_offload.step.counters import Counters
+from mindspore_offload.step.inputs import Inputs
+from mindspore_offload.step.norm import GlobalNorm
 from mindspore_offload.step.rows import Rows
-from mindspore_offload.step.step import Counters, GlobalNorm, Step
-from mindspore_offload.update import native, stock
+from mindspore_offload.step.step import Step
+from mindspore_offload.update import stock
 from mindspore_offload.update import writeback as writebacks
 
 
@@ -241,82 +246,99 @@ class AdamOffload(GuardedAttributes):
         moment_dtype: mstype.Type = mstype.float32,
         shard_states: bool = False,
     ) -> None:
-        params, learning_rate = checks.with_lists(params), checks.with_lists(learning_rate)
-        weight_decay, loss_scale = checks.plain_number(weight_decay), checks.plain_number(loss_scale)
+        params, learning_rate = map(checks.with_lists, (params, learning_rate))
+        weight_decay, loss_scale = map(checks.plain_number, (weight_decay, loss_scale))
         is_dynamic = isinstance(loss_scale, Parameter)
-        checks.numbers(type(self).__name__, params, learning_rate, weight_decay, loss_scale)
+        checks.check_numbers(type(self).__name__, params, learning_rate, weight_decay, loss_scale)
         super().__init__(learning_rate, params, weight_decay, 1.0 if is_dynamic else loss_scale)
-        checks.parameters(self.cls_name, self.parameters)
-        checks.betas_and_eps(self.cls_name, beta1=beta1, beta2=beta2, eps=eps)
-        checks.bools(self.cls_name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
-        checks.keywords(self.cls_name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states)
-        needs_whole = {"max_grad_norm": max_grad_norm, "skip_nonfinite": skip_nonfinite, "shard_states": shard_states}
-        if moment_format(moment_dtype).has_codes:
-            needs_whole["moment_dtype"] = moment_dtype
-        check_mode = partial(parallel_mode.check, self.cls_name, **needs_whole)
+        name = self.cls_name
+        checks.check_parameters(name, self.parameters)
+        checks.check_betas_and_eps(name, beta1=beta1, beta2=beta2, eps=eps)
+        checks.check_bools(name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
+        checks.check_keywords(name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states)
+        check_mode = partial(check_arguments, name, max_grad_norm, skip_nonfinite, shard_states, moment_dtype)
         check_mode()
-        self.writeback = writebacks.choose(writeback, self.cls_name)
-        operation = update.choose(host_kernel, self.cls_name, moment_dtype, shard_states)
-        checks.device(self.cls_name, self.parameters, is_stock=operation is stock)
-        world = ranks.of_this_process(self.cls_name) if shard_states else ranks.ALONE
-        clip, skip, unscale = max_grad_norm is not None, skip_nonfinite, is_dynamic or self.need_scale
-        stochastic = moment_format(moment_dtype).is_stochastic
-        features = Features(use_locking, use_nesterov, self._decoupled, unscale, is_dynamic, clip, skip, stochastic)
+        self.writeback = writebacks.choose(writeback, name)
+        operation = update.choose(host_kernel, name, moment_dtype, shard_states)
+        checks.check_device(name, self.parameters, is_stock=operation is stock)
+        world = ranks.of_this_process(name) if shard_states else ranks.ALONE
 
         rows = Rows(self)
-        check_frozen(self.cls_name, self.parameters, rows.has_decay)
+        check_frozen(name, self.parameters, rows.has_decay)
         sizes = [parameter.size for parameter in self.parameters]
         is_on_device = placement.kept_on_device(sizes, min_offload_size, offload_ratio)
         self.offload_ratio = placement.offloaded_share(sizes, is_on_device)
         if world.size > 1:
-            arguments = {
-                **{"params": rows.of_parameter, "learning_rate": self.learning_rate, "weight_decay": self.weight_decay},
-                **{"loss_scale": loss_scale, "beta1": beta1, "beta2": beta2, "eps": eps, "use_locking": use_locking},
-                **{"use_nesterov": use_nesterov, "max_grad_norm": max_grad_norm, "skip_nonfinite": skip_nonfinite},
-                **{"min_offload_size": min_offload_size, "offload_ratio": offload_ratio},
-                **{"moment_dtype": str(moment_dtype)},
-            }
-            ranks.check_same(self.cls_name, world.size, self.parameters, arguments)
+            rates_and_decay = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
+            numbers = {"beta1": beta1, "beta2": beta2, "eps": eps, "loss_scale": loss_scale}
+            flags = {"use_locking": use_locking, "use_nesterov": use_nesterov, "skip_nonfinite": skip_nonfinite}
+            bounds = {"min_offload_size": min_offload_size, "offload_ratio": offload_ratio}
+            others = {"params": rows.of_parameter, "max_grad_norm": max_grad_norm, "moment_dtype": str(moment_dtype)}
+            arguments = {**rates_and_decay, **numbers, **flags, **bounds, **others}
+            ranks.check_same(name, world.size, self.parameters, arguments)
+        unscales, rounds = is_dynamic or self.need_scale, moment_format(moment_dtype).is_stochastic
+        clips, kinds = max_grad_norm is not None, (use_locking, use_nesterov, self._decoupled)
+        features = Features(*kinds, unscales, is_dynamic, clips, skip_nonfinite, rounds)
+        slots = self._add_states(rows, is_on_device, moment_dtype, world, features)
+        self._dynamic_loss_scale = loss_scale if is_dynamic else None  # a Parameter is saved with the states
+        self._add_step(slots, operation, rows, features, (beta1, beta2, eps), max_grad_norm, world, check_mode)
+
+    def _add_states(
+        self, rows: Rows, is_on_device: list[bool], moment_dtype: mstype.Type, world: ranks.World, features: Features
+    ) -> list[states.ParameterStates]:
+        """Makes the states attributes. Returns the `ParameterStates` of the parameters."""
         # Registered before the other states, and so loaded before them. In a tuple, it has its own name in a cell that
         # holds this one, not that of the attribute.
         self._shard_state = ParameterTuple([states.shard_state(world)] if world.size > 1 else [])
         keys = states.keys_of([parameter.name for parameter in self.parameters])
-        tensors = [
+        slots = [
             states.allocate(parameter, moment_dtype, world, *each)
             for parameter, *each in zip(self.parameters, keys, rows.of_parameter, rows.has_decay, is_on_device)
         ]
         # The net may live longer, and its parameters list the states.
-        states_of_parameters = [state for each in tensors for state in each.states]
+        states_of_parameters = [state for each in slots for state in each.states]
         weakref.finalize(self, states.forget_clones, self.parameters, states_of_parameters).atexit = False
         self.params = self.parameters
-        self.beta1, self.beta2, self.eps = (Tensor(value, mstype.float32) for value in (beta1, beta2, eps))
         self.global_step = states.counter("global_step", 0, np.int32)
         self.beta1_power, self.beta2_power = (states.counter(f"beta{i}_power", 1, np.float32) for i in (1, 2))
-        self.moment1 = ParameterTuple(each.moment1 for each in tensors)
-        self.moment2 = ParameterTuple(each.moment2 for each in tensors)
-        self.master = ParameterTuple(each.master for each in tensors if each.master is not None)
-        self.global_norm = states.counter("global_norm", 0, np.float32) if clip or skip else None
-        self.skipped_steps = states.counter("skipped_steps", 0, np.int32) if skip else None
+        self.moment1 = ParameterTuple(each.moment1 for each in slots)
+        self.moment2 = ParameterTuple(each.moment2 for each in slots)
+        self.master = ParameterTuple(each.master for each in slots if each.master is not None)
+        needs_norm = features.clip or features.skip
+        self.global_norm = states.counter("global_norm", 0, np.float32) if needs_norm else None
+        self.skipped_steps = states.counter("skipped_steps", 0, np.int32) if features.skip else None
+        return slots
 
-        self._dynamic_loss_scale = loss_scale if is_dynamic else None  # a Parameter is saved with the states
-        scale = 1.0 / self.loss_scale
+    def _add_step(
+        self,
+        slots: list[states.ParameterStates],
+        operation: ModuleType,
+        rows: Rows,
+        features: Features,
+        constants: tuple[float, float, float],
+        max_grad_norm: Optional[float],
+        world: ranks.World,
+        check_mode: Callable[[], None],
+    ) -> None:
+        """Adds the Cell that is a step, and completes the attributes."""
+        self.beta1, self.beta2, self.eps = (Tensor(value, mstype.float32) for value in constants)
+        scale, loss_scale = 1.0 / self.loss_scale, self._dynamic_loss_scale
         norm = None
-        if clip or skip:
-            norm = GlobalNorm(operation.norm(tensors), max_grad_norm, None if is_dynamic else scale, self.global_norm)
+        if features.clip or features.skip:
+            fixed_scale = scale if loss_scale is None else None
+            norm = GlobalNorm(operation.norm(slots), max_grad_norm, fixed_scale, self.global_norm)
         check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
         self._check_gradients = checks.Gradients(self.cls_name, self.parameters, check_states, check_mode)
         step = Step(
             self,
-            tensors,
             check_gradients=self._check_gradients,
-            rows=rows,
+            inputs=Inputs(slots, self.writeback == "assign", loss_scale, self.global_step),
             norm=norm,
+            rows=rows,
+            coefficients=Coefficients(rows.count, *constants, scale, features),
             same_step=SameStep(self.parameters, rows.count) if world.size > 1 else None,
-            coefficients=Coefficients(rows.count, beta1, beta2, eps, scale, features),
             counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
-            dynamic_loss_scale=self._dynamic_loss_scale,
-            new_updates=partial(update.cells, tensors, operation, features, self.writeback),
-            kernel_sees_parameters=operation is native and self.writeback == "in_place" and not any(is_on_device),
+            new_updates=partial(update.cells, slots, operation, features, self.writeback),
         )
         # Not by setattr, which would make it a child: it is not the user's to cast, recompute or list.
         object.__setattr__(self, "_step", step)

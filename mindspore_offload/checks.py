@@ -63,7 +63,7 @@ def with_lists(value):
     return value
 
 
-def numbers(cls_name, params, learning_rate, weight_decay, loss_scale):
+def check_numbers(cls_name, params, learning_rate, weight_decay, loss_scale):
     """Refuses text, complex numbers, and numbers that are negative or that float32 does not hold.
 
     It looks into lists, Tensors and groups. A loss scale that is a Tensor must be a Parameter. Other types are left to
@@ -104,7 +104,7 @@ def fits_float32(number):
     return number == 0 or _TINIEST <= number <= _LARGEST
 
 
-def parameters(cls_name, checked):
+def check_parameters(cls_name, checked):
     """Refuses a parameter of another dtype, one without elements, and one that occurs twice."""
     seen = set()
     for parameter in checked:
@@ -126,7 +126,7 @@ def parameters(cls_name, checked):
         seen.add(id(parameter))
 
 
-def betas_and_eps(cls_name, *, beta1, beta2, eps):
+def check_betas_and_eps(cls_name, *, beta1, beta2, eps):
     """Refuses what is not a float, and what float32 does not hold between 0 and 1, or, for eps, above 0."""
     for name, value, high in (("beta1", beta1, 1.0), ("beta2", beta2, 1.0), ("eps", eps, float("inf"))):
         if not isinstance(value, float):
@@ -141,7 +141,7 @@ def betas_and_eps(cls_name, *, beta1, beta2, eps):
             )
 
 
-def bools(cls_name, **values):
+def check_bools(cls_name, **values):
     for name, value in values.items():
         if isinstance(value, bool):
             continue
@@ -166,13 +166,13 @@ def _check_type_of_loss_scale(cls_name, value):
         )
 
 
-def keywords(cls_name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states):
+def check_keywords(cls_name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states):
     """Refuses wrong values of the arguments that `nn.AdamOffload` does not have."""
     _check_max_grad_norm(cls_name, max_grad_norm)
     _check_min_offload_size(cls_name, min_offload_size)
     _check_offload_ratio(cls_name, offload_ratio)
     _check_moment_dtype(cls_name, moment_dtype)
-    bools(cls_name, shard_states=shard_states)
+    check_bools(cls_name, shard_states=shard_states)
 
 
 def _check_max_grad_norm(cls_name, value):
@@ -213,7 +213,7 @@ def _check_offload_ratio(cls_name, value):
         )
 
 
-def device(cls_name, checked, is_stock):
+def check_device(cls_name, checked, is_stock):
     """Refuses settings in which MindSpore can't run the step, or would run it wrong."""
     target, dtypes = context.get_context("device_target"), {parameter.dtype for parameter in checked}
     if target == "Ascend" and context.get_context("jit_level") == "O2":

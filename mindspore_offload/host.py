@@ -31,3 +31,13 @@ assign, assign_add = place(ops.Assign()), place(ops.AssignAdd())
 # the depth of calls: a few hundred parameters reach it. It can't compile a closure here, hence `F.partial` for what is
 # the same in every turn; and a *constant* tuple in a partial may not mix Cells and Tensors.
 map_ = C.Map()
+
+
+def call(cell, *inputs):
+    """Calls a Cell, in a map over Cells."""
+    return cell(*inputs)
+
+
+def pick(values, i):
+    """Returns an element of a tuple, in a map over indices."""
+    return values[i]

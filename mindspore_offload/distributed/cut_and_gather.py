@@ -48,20 +48,20 @@ class Gather(nn.Cell):
     gathered and the update of the next bucket have side effects, so they keep the order of the program.
 
     Args:
-        tensors (Sequence[ParameterStates]): The parameters of a bucket. They have one dtype and pieces, or no pieces.
+        slots (Sequence[ParameterStates]): The parameters of a bucket. They have one dtype and pieces, or no pieces.
     """
 
-    def __init__(self, tensors):
+    def __init__(self, slots):
         super().__init__(auto_prefix=False)
-        self.is_sharded = tensors[0].piece is not None
+        self.is_sharded = slots[0].piece is not None
         if not self.is_sharded:
             return
-        sizes = [each.piece.size for each in tensors]
-        widens = tensors[0].parameter.dtype == mstype.bfloat16 and context.get_context("device_target") == "CPU"
-        self.travels_as = mstype.float32 if widens else tensors[0].parameter.dtype
+        sizes = [each.piece.size for each in slots]
+        widens = slots[0].parameter.dtype == mstype.bfloat16 and context.get_context("device_target") == "CPU"
+        self.travels_as = mstype.float32 if widens else slots[0].parameter.dtype
         self.gather, self.concat = ops.AllGather(), ops.Concat()
-        self.shape = (tensors[0].piece.ranks, sum(sizes))
-        self.takes = nn.CellList([_Take(each, sum(sizes[:i])) for i, each in enumerate(tensors)], auto_prefix=False)
+        self.shape = (slots[0].piece.ranks, sum(sizes))
+        self.takes = nn.CellList([_Take(each, sum(sizes[:i])) for i, each in enumerate(slots)], auto_prefix=False)
 
     def construct(self, pieces):
         if not self.is_sharded:
@@ -73,12 +73,12 @@ class Gather(nn.Cell):
 class _Take(nn.Cell):
     """Takes one parameter out of what all ranks have sent."""
 
-    def __init__(self, tensors, offset):
+    def __init__(self, slot, offset):
         super().__init__(auto_prefix=False)
-        piece = tensors.piece
+        piece = slot.piece
         self.begin, self.size = (0, offset), (piece.ranks, piece.size)
         self.padding, self.whole = piece.padding, (piece.whole,)
-        self.shape, self.dtype = tuple(tensors.parameter.shape), tensors.parameter.dtype
+        self.shape, self.dtype = tuple(slot.parameter.shape), slot.parameter.dtype
         self.slice = ops.Slice()
 
     def construct(self, gathered):

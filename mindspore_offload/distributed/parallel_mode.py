@@ -8,7 +8,11 @@ Look at the mode where a step is compiled. `AutoParallel` sets it only then, aft
 from mindspore import context
 from mindspore import dtype as mstype
 
+from mindspore_offload.errors import refuse
+from mindspore_offload.formats import moment_format
+
 CUTTING = ("semi_auto_parallel", "auto_parallel")
+
 
 # The arguments that need whole gradients or whole states: the value that turns each off, and what to do instead.
 _NEED_WHOLE = {
@@ -19,23 +23,17 @@ _NEED_WHOLE = {
 }
 
 
-def check(cls_name, **arguments):
-    """Refuses arguments that would be wrong where each rank has only slices.
-
-    Args:
-        cls_name (str): The optimizer's class.
-        arguments: `max_grad_norm`, `skip_nonfinite` and `shard_states`, and `moment_dtype` if the moments have codes.
-    """
+def check_arguments(cls_name, max_grad_norm, skip_nonfinite, shard_states, moment_dtype):
+    """Refuses arguments that would be wrong where each rank has only slices."""
     mode = context.get_auto_parallel_context("parallel_mode")
     if mode not in CUTTING and not has_stages():
         return
-    for name, value in arguments.items():
-        off, cure = _NEED_WHOLE[name]
-        if value != off:
-            raise RuntimeError(
-                f"For '{cls_name}', the argument '{name}' must be {off} in the parallel mode '{mode}', where each rank "
-                f"has only its slices of gradients and states, but got {value}; {cure}."
-            )
+    moments = moment_dtype if moment_format(moment_dtype).has_codes else mstype.float32
+    values = dict(zip(_NEED_WHOLE, (max_grad_norm, skip_nonfinite, shard_states, moments)))
+    for name, (off, cure) in _NEED_WHOLE.items():
+        if values[name] != off:
+            where = f"the parallel mode '{mode}', where each rank has only its slices of gradients and states"
+            refuse(RuntimeError, cls_name, f"argument '{name}'", f"be {off} in {where}", values[name], cure)
 
 
 def has_stages():

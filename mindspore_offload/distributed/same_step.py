@@ -44,13 +44,11 @@ class SameStep(nn.Cell):
         self.check = NativeOperation("SameStep", (1,), mstype.float32)
         self.check.add_prim_attr("side_effect_mem", True)  # so it runs before all writes that follow
 
-    def construct(self, global_step, beta1_power, beta2_power, coefficients, gradients):
+    def construct(self, global_step, powers, coefficients, gradients):
         """Returns the coefficients, so that whatever needs them waits for the comparison."""
-        on_host = host.concat(
-            (host.cast(global_step, mstype.float32), beta1_power, beta2_power, host.reshape(coefficients, (-1,)))
-        )
+        on_host = host.concat((host.cast(global_step, mstype.float32), *powers, host.reshape(coefficients, (-1,))))
         weights = host.map_(_first_of, self.firsts, self.weights)
-        samples = host.map_(_first_of, self.firsts, host.map_(F.partial(_pick, gradients), self.sampled))
+        samples = host.map_(_first_of, self.firsts, host.map_(F.partial(host.pick, gradients), self.sampled))
         values = self.concat((on_host, *weights, *samples))
         # All gradients are reduced, by collectives of the user's, before ours begin.
         gathered = self.gather(F.depend(values, gradients))
@@ -59,7 +57,3 @@ class SameStep(nn.Cell):
 
 def _first_of(first, tensor):
     return F.cast(first(tensor), mstype.float32)
-
-
-def _pick(values, i):
-    return values[i]

@@ -15,32 +15,32 @@ class Bucket:
 
     Attributes:
         start (int): The index of the first one's gradient. The gradients of the others follow.
-        tensors (tuple[ParameterStates]): The parameters with their states.
+        slots (tuple[ParameterStates]): The parameters with their states.
     """
 
     start: int
-    tensors: tuple
+    slots: tuple
 
     @property
     def stop(self):
         """The index behind the last one's gradient."""
-        return self.start + len(self.tensors)
+        return self.start + len(self.slots)
 
 
-def cut(tensors, start=0, limit=None):
+def cut(slots, start=0, limit=None):
     """Cuts parameters into buckets, the last parameters first.
 
     A bucket has at most `limit` bytes of parameters, or is a single larger parameter. Backward passes yield the
     gradients of the last parameters first: in this order a gradient can be freed soon after it has been computed.
 
     Args:
-        tensors (Sequence[ParameterStates]): The parameters with their states.
+        slots (Sequence[ParameterStates]): The parameters with their states.
         start (int): The index of the first one's gradient.
         limit (Optional[float]): The bound, in bytes. None: `BUCKET_BYTES`.
     """
     limit = BUCKET_BYTES if limit is None else limit
-    runs = _runs([each.parameter.nbytes for each in tensors], limit)
-    return [Bucket(start + first, tuple(tensors[first:stop])) for first, stop in runs]
+    runs = _runs([each.parameter.nbytes for each in slots], limit)
+    return [Bucket(start + first, tuple(slots[first:stop])) for first, stop in runs]
 
 
 def _runs(sizes, limit):

@@ -14,10 +14,7 @@ from mindspore_offload.abi import COLUMNS
 # The index of each column.
 LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, GRADIENT_SCALE, _, SKIP, BETA1, BETA2, _ = range(len(COLUMNS))
 # The columns that are the same in every step come last, in one piece.
-CONSTANTS = COLUMNS[COLUMNS.index("skip") :]
-
-# The row of a skipped step: with a zero gradient it changes neither weights nor moments.
-SKIPPED = {"learning_rate": 0, "weight_decay": 0, "decoupled_decay": 0, "clip": 1, "skip": 1, "beta1": 1, "beta2": 1}
+CONSTANTS = COLUMNS[COLUMNS.index("beta1") :]
 
 # The columns of a parameter whose gradient is clipped and decayed before the kernel gets it.
 PREPARED = {"weight_decay": 0, "clip": 1}
@@ -49,26 +46,24 @@ class Coefficients(nn.Cell):
     def __init__(self, rows, beta1, beta2, eps, gradient_scale, features):
         super().__init__(auto_prefix=False)
         self.features = features
-        values = {"beta1": beta1, "beta2": beta2, "eps": eps, "gradient_scale": gradient_scale, "skip": 0}
-        values.update(nesterov=features.nesterov, step=0)
+        values = {"beta1": beta1, "beta2": beta2, "eps": eps, "gradient_scale": gradient_scale}
+        values["nesterov"] = features.nesterov
         self.constants = _table(rows, CONSTANTS, values)
-        self.skipped = _table(rows, COLUMNS, {**values, **SKIPPED})
         self.eps, self.gradient_scales = _table(rows, ["eps"], values), _table(rows, ["gradient_scale"], values)
         self.zeros, self.ones = _table(rows, ["zero"], {"zero": 0}), _table(rows, ["one"], {"one": 1})
         self.one = Tensor(1.0, mstype.float32)
         self.column_shape = (rows, 1)
 
-    def construct(
-        self, global_step, learning_rates, weight_decays, beta1_power, beta2_power, clip, is_finite, loss_scale
-    ):
+    def construct(self, global_step, learning_rates, weight_decays, powers, clip, is_finite, loss_scale):
         """
         Args:
             global_step (Parameter): The number of steps before this one, of shape (1,).
             learning_rates, weight_decays: Tuples of one scalar a row. A fixed loss_scale is multiplied into the decays.
-            beta1_power, beta2_power: The powers of this step, of shape (1,).
+            powers: The powers of beta1 and beta2 of this step, of shape (1,).
             clip, is_finite, loss_scale: The clip factor, whether the norm is finite, the dynamic loss scale; of shape
                 (1,). Each is None if its feature is off.
         """
+        beta1_power, beta2_power = powers
         root = host.sqrt(host.sub(self.one, beta2_power))
         rates, decays = self._column(learning_rates), self._column(weight_decays)
         corrected_rates = host.mul(rates, host.div(root, host.sub(self.one, beta1_power)))
@@ -82,15 +77,14 @@ class Coefficients(nn.Cell):
             gradient_scales = host.div(self.ones, loss_scale)
         if self.features.clip:
             clips = host.mul(self.ones, clip)
-        steps = self.zeros
+        steps = skips = self.zeros
         if self.features.stochastic:
             steps = host.mul(self.ones, host.cast(global_step, mstype.float32))
-        coefficients = host.concat_columns(
-            (corrected_rates, decays, decoupled_decays, eps, clips, gradient_scales, steps, self.constants)
+        if self.features.skip:  # an update then reads nothing else
+            skips = host.sub(self.ones, host.cast(is_finite, mstype.float32))
+        return host.concat_columns(
+            (corrected_rates, decays, decoupled_decays, eps, clips, gradient_scales, steps, skips, self.constants)
         )
-        if self.features.skip:
-            coefficients = host.select(is_finite, coefficients, self.skipped)
-        return coefficients
 
     def _column(self, scalars):
         return host.reshape(host.stack(host.map_(_as_scalar, scalars)), self.column_shape)

@@ -5,7 +5,7 @@
 ``update(bucket, features, writeback)`` returns a Cell. Called with the coefficient tensor and all gradients of the
 optimizer, it updates the states of its bucket, and writes the parameters as `writeback` says.
 
-``norm(tensors)`` returns a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
+``norm(slots)`` returns a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
 """
 
 import itertools
@@ -65,7 +65,7 @@ def choose(host_kernel, cls_name, moment_dtype, shard_states):
         return stock
 
 
-def cells(tensors, operation, features, writeback, bound=None):
+def cells(slots, operation, features, writeback, bound=None):
     """Returns the Cells that update all parameters, and the order in which these want the gradients.
 
     The host operation updates buckets whose parameters are whole, and buckets of one dtype of which this rank has
@@ -73,15 +73,15 @@ def cells(tensors, operation, features, writeback, bound=None):
     parameters.
 
     Args:
-        tensors (list[ParameterStates]): The parameters with their states.
+        slots (list[ParameterStates]): The parameters with their states.
         operation (module): `native` or `stock`.
         features (Features): The parts of the algorithm.
         writeback (str): "in_place" or "assign".
         bound (Optional[float]): The largest bucket, in bytes of parameters. None: `buckets.BUCKET_BYTES`.
     """
-    order = sorted(range(len(tensors)), key=lambda i: _kind(tensors[i]))
+    order = sorted(range(len(slots)), key=lambda i: _kind(slots[i]))
     updates, start = [], 0
-    for (is_on_device, *_), run in itertools.groupby((tensors[i] for i in order), key=_kind):
+    for (is_on_device, *_), run in itertools.groupby((slots[i] for i in order), key=_kind):
         run = list(run)
         for bucket in buckets.cut(run, start, bound):
             if is_on_device:
@@ -89,13 +89,13 @@ def cells(tensors, operation, features, writeback, bound=None):
             else:
                 updates.append(operation.update(bucket, features, writeback))
         start += len(run)
-    is_sorted = order == list(range(len(tensors)))
+    is_sorted = order == list(range(len(slots)))
     return nn.CellList(updates, auto_prefix=False), () if is_sorted else tuple(order)
 
 
-def _kind(tensors):
+def _kind(slot):
     """Returns a key that is equal for parameters that a bucket may hold."""
-    return tensors.is_on_device, tensors.piece is None, str(tensors.parameter.dtype) if tensors.piece else ""
+    return slot.is_on_device, slot.piece is None, str(slot.parameter.dtype) if slot.piece else ""
 
 
 def _warn_once(message):

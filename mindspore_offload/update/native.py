@@ -10,27 +10,22 @@ from mindspore.ops import functional as F
 from mindspore_offload import host
 from mindspore_offload.abi import BLOCK, COLUMNS, ROLES
 from mindspore_offload.distributed.cut_and_gather import Cut, Gather
-from mindspore_offload.formats import MOMENT_NAMES
 from mindspore_offload.native_operation import NativeOperation
 from mindspore_offload.step.coefficients import PREPARED
-from mindspore_offload.update.gradient import ClipAndDecay
-from mindspore_offload.update.writeback import FreshValue, Write, on_device
+from mindspore_offload.step.inputs import WRITTEN, FreshValue
+from mindspore_offload.update.decay import ClipAndDecay
+from mindspore_offload.update.writeback import Write, on_device
 
 
 def update(bucket, features, writeback):
     """Returns the Cell that updates a bucket. See `mindspore_offload.update`."""
-    is_sharded = bucket.tensors[0].piece is not None
+    is_sharded = bucket.slots[0].piece is not None
     return _InPlace(bucket) if writeback == "in_place" and not is_sharded else _Assign(bucket, features)
 
 
-def norm(tensors):
+def norm(slots):
     """Returns the Cell that measures gradients. See `mindspore_offload.update`."""
-    return _Norm(tensors)
-
-
-# Gradients are only read. But MindSpore simplifies a product with ones to the other factor, so a gradient may be the
-# memory of a parameter, which this or an earlier bucket writes. It leaves alone what is declared as written.
-_WRITTEN = (*MOMENT_NAMES, "gradient", "master")
+    return _Norm(slots)
 
 
 class _Update(nn.Cell):
@@ -47,19 +42,19 @@ class _Update(nn.Cell):
 
     def __init__(self, bucket, rows, function, parameters, written, shapes, dtypes):
         super().__init__(auto_prefix=False)
-        tensors = bucket.tensors
+        slots = bucket.slots
         self.start, self.stop = bucket.start, bucket.stop
         # For each parameter its row, its key for stochastic rounding, and the index of its piece, 0 for all of it.
-        pieces = [each.piece.rank if each.piece else 0 for each in tensors]
-        keys = [each.key for each in tensors]
+        pieces = [each.piece.rank if each.piece else 0 for each in slots]
+        keys = [each.key for each in slots]
         self.rows = Tensor(np.array(list(zip(rows, keys, pieces)), np.int64).astype(np.int32))
         # Not by setattr, which would make the parameters attributes of this Cell by their names, `rows` for example.
         object.__setattr__(self, "parameters", ParameterTuple(parameters))
-        self.moment1 = ParameterTuple(each.moment1 for each in tensors)
-        self.moment2 = ParameterTuple(each.moment2 for each in tensors)
-        self.masters = ParameterTuple(each.master for each in tensors if each.master is not None)
+        self.moment1 = ParameterTuple(each.moment1 for each in slots)
+        self.moment2 = ParameterTuple(each.moment2 for each in slots)
+        self.masters = ParameterTuple(each.master for each in slots if each.master is not None)
         counts = {"coefficients": 1, "rows": 1, "parameter": len(self.parameters), "master": len(self.masters)}
-        inputs = {role: counts.get(role, len(tensors)) for role in ROLES}
+        inputs = {role: counts.get(role, len(slots)) for role in ROLES}
         # Keep it in its own attribute. MindSpore misses the side effects of an operation taken from a tuple, and drops
         # it.
         self.update = NativeOperation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
@@ -90,9 +85,9 @@ class _InPlace(_Update):
     """Writes the parameters of a bucket in host memory."""
 
     def __init__(self, bucket):
-        rows = [each.row for each in bucket.tensors]
-        parameters = [each.parameter for each in bucket.tensors]
-        written = ("parameter", *_WRITTEN)
+        rows = [each.row for each in bucket.slots]
+        parameters = [each.parameter for each in bucket.slots]
+        written = ("parameter", *WRITTEN)
         super().__init__(bucket, rows, "AdamInPlace", parameters, written, (1,), mstype.float32)
 
     def construct(self, coefficients, gradients):
@@ -107,35 +102,35 @@ class _Assign(_Update):
     """
 
     def __init__(self, bucket, features):
-        tensors = bucket.tensors
-        decays = [each.has_decay and each.master is None for each in tensors]
+        slots = bucket.slots
+        decays = [each.has_decay and each.master is None for each in slots]
         has_penalty = [decay and not features.decoupled for decay in decays]
-        row_of = [each.row for each in tensors]
+        row_of = [each.row for each in slots]
         super().__init__(
             bucket,
-            range(len(tensors)) if any(has_penalty) else row_of,
+            range(len(slots)) if any(has_penalty) else row_of,
             "AdamAssign",
-            [each.parameter for each in tensors if each.master is not None],
-            _WRITTEN,
+            [each.parameter for each in slots if each.master is not None],
+            WRITTEN,
             None,
-            tuple(each.parameter.dtype for each in tensors),
+            tuple(each.parameter.dtype for each in slots),
         )
         self.has_masters = len(self.masters) > 0
-        self.cuts = nn.CellList([Cut(each.piece) for each in tensors], auto_prefix=False)
-        self.gather = Gather(tensors)
-        fresh_values = [FreshValue(each.parameter, each.piece) for each in tensors if each.master is not None]
+        self.cuts = nn.CellList([Cut(each.piece) for each in slots], auto_prefix=False)
+        self.gather = Gather(slots)
+        fresh_values = [FreshValue(each.parameter, each.piece) for each in slots if each.master is not None]
         self.fresh_values = nn.CellList(fresh_values, auto_prefix=False)
-        self.no_rows = (None,) * len(tensors)
+        self.no_rows = (None,) * len(slots)
         self.reads_rows = any(decays) or features.skip
         self.some_penalty, self.has_penalty = any(has_penalty), tuple(has_penalty)
         self.row_of, self.gathered_rows = tuple(row_of), Tensor(np.array(row_of, np.int32))
-        object.__setattr__(self, "weights", ParameterTuple(each.parameter for each in tensors))
+        object.__setattr__(self, "weights", ParameterTuple(each.parameter for each in slots))
         self.clip_and_decay = ClipAndDecay(features.clip, True, on_device)
         self.is_prepared = Tensor(np.array([[own and column in PREPARED for column in COLUMNS] for own in has_penalty]))
-        self.prepared = Tensor(np.array([[PREPARED.get(column, 0) for column in COLUMNS]] * len(tensors), np.float32))
+        self.prepared = Tensor(np.array([[PREPARED.get(column, 0) for column in COLUMNS]] * len(slots), np.float32))
         writes = [
             Write(each.parameter, on_device, decay and features.decoupled, features.skip)
-            for each, decay in zip(tensors, decays)
+            for each, decay in zip(slots, decays)
         ]
         self.writes = nn.CellList(writes, auto_prefix=False)
 
@@ -143,24 +138,24 @@ class _Assign(_Update):
         gradients = gradients[self.start : self.stop]
         rows = self.no_rows
         if self.reads_rows:
-            rows = host.map_(F.partial(_pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
+            rows = host.map_(F.partial(host.pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
         if self.some_penalty:
             gradients = host.map_(
                 F.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.cuts, self.weights
             )
             coefficients = host.gather(coefficients, self.gathered_rows, 0)
             coefficients = host.select(self.is_prepared, self.prepared, coefficients)
-        parameters = host.map_(_value_of, self.fresh_values) if self.has_masters else ()
-        return host.map_(_write, self.writes, self.gather(self.launch(coefficients, parameters, gradients)), rows)
+        parameters = host.map_(host.call, self.fresh_values) if self.has_masters else ()
+        return host.map_(host.call, self.writes, self.gather(self.launch(coefficients, parameters, gradients)), rows)
 
 
 class _Norm(nn.Cell):
     """Sums the squares of all gradients in blocks, then adds the sums."""
 
-    def __init__(self, tensors):
+    def __init__(self, slots):
         super().__init__(auto_prefix=False)
-        counts = [-(-each.size // BLOCK) for each in tensors]
-        is_piece = [each.piece is not None for each in tensors]
+        counts = [-(-each.size // BLOCK) for each in slots]
+        is_piece = [each.piece is not None for each in slots]
         self.rows = Tensor(np.array(list(zip(counts, is_piece)), np.int32))
         self.gather = ops.AllGather() if any(is_piece) else None
         # A float64 sum is two numbers of float32.
@@ -174,17 +169,5 @@ class _Norm(nn.Cell):
         return self.norm(sums, self.rows)
 
 
-def _pick(values, i):
-    return values[i]
-
-
 def _prepare(clip_and_decay, has_penalty, row, gradient, cut, parameter):
     return clip_and_decay(row, gradient, cut(parameter)) if has_penalty else gradient
-
-
-def _value_of(fresh_value):
-    return fresh_value()
-
-
-def _write(write, result, row):
-    return write(result, row)

@@ -10,30 +10,30 @@ from mindspore.ops import signature as sig
 from mindspore_offload.step.coefficients import (
     BETA1,
     BETA2,
-    DECOUPLED_DECAY,
     EPS,
     GRADIENT_SCALE,
     LEARNING_RATE,
     SKIP,
 )
-from mindspore_offload.update.gradient import ClipAndDecay
-from mindspore_offload.update.writeback import FreshValue, Write, on_device
+from mindspore_offload.step.inputs import FreshValue
+from mindspore_offload.update.decay import ClipAndDecay, DecoupledDecay
+from mindspore_offload.update.writeback import Write, on_device
 
 
-def parameter_update(tensors, features, place, writeback):
+def parameter_update(slot, features, place, writeback):
     """Returns the Cell that updates one parameter. It is called with a row of coefficients and the gradient.
 
     Args:
-        tensors (ParameterStates): The parameter with its states.
+        slot (ParameterStates): The parameter with its states.
         features (Features): The parts of the algorithm.
         place (Callable): Places the operations at the states: `host.place` or `on_device`.
         writeback (str): "in_place" where the parameter is at the same place as its states, else "assign".
     """
-    if tensors.master is not None:
-        return _UpdateMaster(tensors, features, place, writeback)
+    if slot.master is not None:
+        return _UpdateMaster(slot, features, place, writeback)
     if writeback == "in_place":
-        return _UpdateInPlace(tensors, features, place)
-    return _UpdateByDifference(tensors, features, place)
+        return _UpdateInPlace(slot, features, place)
+    return _UpdateByDifference(slot, features, place)
 
 
 class _Update(nn.Cell):
@@ -44,15 +44,15 @@ class _Update(nn.Cell):
         declares_write (bool): See `_Adam`.
     """
 
-    def __init__(self, tensors, features, place, prepare_place, declares_write):
+    def __init__(self, slot, features, place, prepare_place, declares_write):
         super().__init__(auto_prefix=False)
-        self.parameter, self.weight = tensors.parameter, tensors.weight
-        self.moment1, self.moment2 = tensors.moment1, tensors.moment2
+        self.parameter, self.weight = slot.parameter, slot.weight
+        self.moment1, self.moment2 = slot.moment1, slot.moment2
         self.features = features
-        self.decouples = tensors.has_decay and features.decoupled
-        self.clip_and_decay = ClipAndDecay(features.clip, tensors.has_decay and not features.decoupled, prepare_place)
+        self.decouples = slot.has_decay and features.decoupled
+        self.clip_and_decay = ClipAndDecay(features.clip, slot.has_decay and not features.decoupled, prepare_place)
         self.adam = _Adam(features, place, declares_write)
-        self.cast, self.mul, self.sub = place(ops.Cast()), place(ops.Mul()), place(ops.Sub())
+        self.cast, self.mul, self.decay = place(ops.Cast()), place(ops.Mul()), DecoupledDecay(place)
         self.greater, self.select, self.zero = place(ops.Greater()), place(ops.Select()), Tensor(0.0, mstype.float32)
 
     def unless_skipped(self, row, value, otherwise):
@@ -72,20 +72,20 @@ class _Update(nn.Cell):
 class _UpdateInPlace(_Update):
     """Updates a float32 parameter at the same place as its states: Adam writes it."""
 
-    def __init__(self, tensors, features, place):
-        super().__init__(tensors, features, place, place, declares_write=True)
-        self.copy, self.subtract, self.assign = place(_copy()), place(ops.AssignSub()), place(ops.Assign())
+    def __init__(self, slot, features, place):
+        super().__init__(slot, features, place, place, declares_write=True)
+        self.copy, self.assign = place(_copy()), place(ops.Assign())
 
     def construct(self, row, gradient):
         gradient = self.prepared(row, gradient, self.parameter)
         if self.features.skip:
             weight = self.copy(self.parameter)
             if self.decouples:
-                weight = self.sub(weight, self.mul(weight, row[DECOUPLED_DECAY]))
+                weight = self.decay(row, weight)
             updated = self.adam(weight, self.moment1, self.moment2, gradient, row)
             return self.assign(self.parameter, self.unless_skipped(row, updated, self.parameter))
         if self.decouples:
-            self.subtract(self.parameter, self.mul(self.parameter, row[DECOUPLED_DECAY]))
+            self.decay.in_place(row, self.parameter)
         return self.adam(self.parameter, self.moment1, self.moment2, gradient, row)
 
 
@@ -95,10 +95,10 @@ class _UpdateByDifference(_Update):
     Adam computes the difference there, and `write` adds it here.
     """
 
-    def __init__(self, tensors, features, place):
-        has_penalty = tensors.has_decay and not features.decoupled
-        super().__init__(tensors, features, place, on_device if has_penalty else place, declares_write=True)
-        self.write = Write(tensors.parameter, on_device, self.decouples, features.skip)
+    def __init__(self, slot, features, place):
+        has_penalty = slot.has_decay and not features.decoupled
+        super().__init__(slot, features, place, on_device if has_penalty else place, declares_write=True)
+        self.write = Write(slot.parameter, on_device, self.decouples, features.skip)
 
     def construct(self, row, gradient):
         gradient = self.prepared(row, gradient, self.parameter)
@@ -114,11 +114,11 @@ class _UpdateMaster(_Update):
     A parameter that is not its master rounded was changed outside the optimizer, and becomes the master first.
     """
 
-    def __init__(self, tensors, features, place, writeback):
-        super().__init__(tensors, features, place, place, declares_write=False)
-        self.fresh_value = FreshValue(tensors.parameter) if writeback == "assign" else None
+    def __init__(self, slot, features, place, writeback):
+        super().__init__(slot, features, place, place, declares_write=False)
+        self.fresh_value = FreshValue(slot.parameter) if writeback == "assign" else None
         write_place = place if writeback == "in_place" else on_device
-        self.write = Write(tensors.parameter, write_place, has_decoupled_decay=False, may_skip=features.skip)
+        self.write = Write(slot.parameter, write_place, has_decoupled_decay=False, may_skip=features.skip)
         self.not_equal, self.assign = place(ops.NotEqual()), place(ops.Assign())
 
     def construct(self, row, gradient):
@@ -128,7 +128,7 @@ class _UpdateMaster(_Update):
         master = self.select(self.not_equal(found, rounded), found, self.weight)
         gradient = self.prepared(row, gradient, master)
         if self.decouples:
-            master = self.sub(master, self.mul(master, row[DECOUPLED_DECAY]))
+            master = self.decay(row, master)
         updated = self.adam(master, self.moment1, self.moment2, gradient, row)
         result = self.cast(self.unless_skipped(row, updated, found), self.parameter.dtype)
         self.assign(self.weight, self.unless_skipped(row, updated, self.weight))
@@ -152,7 +152,7 @@ class _Adam(nn.Cell):
         weight, *others, gradient = adam.__mindspore_signature__
         if not declares_write:
             weight = sig.make_sig("var", sig.sig_rw.RW_READ, dtype=sig.sig_dtype.T)
-        # Declared as written, a gradient is never the memory of a parameter: see `_WRITTEN` in native.py.
+        # Declared as written, a gradient is never the memory of a parameter: see `WRITTEN` in step/inputs.py.
         gradient = sig.make_sig("gradient", sig.sig_rw.RW_WRITE, dtype=sig.sig_dtype.T)
         adam.set_signatures((weight, *others, gradient))
         self.adam = place(adam)

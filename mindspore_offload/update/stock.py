@@ -27,7 +27,7 @@ def update_on_device(bucket, features):
     return _Updates(bucket, features, on_device, "in_place")
 
 
-def norm(_tensors):
+def norm(_slots):
     """Returns the Cell that measures gradients. See `mindspore_offload.update`."""
     return _Norm()
 
@@ -38,10 +38,10 @@ class _Updates(nn.Cell):
     def __init__(self, bucket, features, place, writeback):
         super().__init__(auto_prefix=False)
         self.start, self.stop = bucket.start, bucket.stop
-        self.rows = tuple(each.row for each in bucket.tensors)
+        self.rows = tuple(each.row for each in bucket.slots)
         self.map_last_first = C.Map(None, True)
         self.updates = nn.CellList(
-            [parameter_update(each, features, place, writeback) for each in bucket.tensors], auto_prefix=False
+            [parameter_update(each, features, place, writeback) for each in bucket.slots], auto_prefix=False
         )
 
     def construct(self, coefficients, gradients):

@@ -11,8 +11,8 @@ from mindspore import dtype as mstype
 from mindspore.ops import auto_generate
 from mindspore.ops import functional as F
 
-from mindspore_offload.distributed.cut_and_gather import Cut
-from mindspore_offload.step.coefficients import DECOUPLED_DECAY, SKIP
+from mindspore_offload.step.coefficients import SKIP
+from mindspore_offload.update.decay import DecoupledDecay
 
 WRITEBACKS = ("auto", "in_place", "assign")
 
@@ -39,29 +39,6 @@ def on_device(operation):
     return operation
 
 
-# Copies a tensor where it is, bit by bit.
-device_copy = ops.Primitive("TensorMove")
-
-
-class FreshValue(nn.Cell):
-    """Copies a parameter, or this rank's piece of it, on the device, for the host to read.
-
-    The host must not read the parameter itself. MindSpore would keep a copy in host memory that it refreshes after
-    writes in the same graph, needed or not, and never after others: those would be lost.
-    """
-
-    def __init__(self, parameter, piece=None):
-        super().__init__(auto_prefix=False)
-        self.parameter, self.cut, self.is_piece = parameter, Cut(piece), piece is not None
-        # MindSpore has no TensorMove for bfloat16 on the CPU, where host and device share the parameter's memory.
-        self.copies = parameter.dtype != mstype.bfloat16 or context.get_context("device_target") != "CPU"
-
-    def construct(self):
-        if self.is_piece:
-            return self.cut(self.parameter)
-        return device_copy(self.parameter) if self.copies else self.parameter
-
-
 class Write(nn.Cell):
     """Writes a host operation's result: adds it to a float32 parameter, assigns it to a 16-bit one.
 
@@ -80,9 +57,8 @@ class Write(nn.Cell):
         self.is_scalar = not parameter.shape
         is_difference = parameter.dtype == mstype.float32
         self.decays, self.selects = has_decoupled_decay and is_difference, may_skip and is_difference
-        self.mul, self.add, self.sub = place(ops.Mul()), place(ops.Add()), place(ops.Sub())
+        self.decay, self.add, self.assign = DecoupledDecay(place), place(ops.Add()), place(ops.Assign())
         self.greater, self.select = place(ops.Greater()), place(ops.Select())
-        self.subtract, self.assign = place(ops.AssignSub()), place(ops.Assign())
         self.write = place(_write_operation(parameter.dtype))
 
     def construct(self, result, row):
@@ -93,11 +69,11 @@ class Write(nn.Cell):
         if self.selects:
             weight = self.parameter
             if self.decays:
-                weight = self.sub(weight, self.mul(weight, row[DECOUPLED_DECAY]))
+                weight = self.decay(row, weight)
             weight = self.select(self.greater(row[SKIP], 0), self.parameter, self.add(weight, result))
             return F.depend(True, self.assign(self.parameter, weight))
         if self.decays:
-            self.subtract(self.parameter, self.mul(self.parameter, row[DECOUPLED_DECAY]))
+            self.decay.in_place(row, self.parameter)
         return F.depend(True, self.write(self.parameter, result))
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prepares a gradient with MindSpore's operations: where the native kernel does not see the weight, and for stock."""
+"""Both decays with MindSpore's operations: where the native kernel does not see the weight, and for stock."""
 
 from mindspore import dtype as mstype
 from mindspore import nn, ops
 
-from mindspore_offload.step.coefficients import CLIP, WEIGHT_DECAY
+from mindspore_offload.step.coefficients import CLIP, DECOUPLED_DECAY, WEIGHT_DECAY
 
 
 class ClipAndDecay(nn.Cell):
@@ -30,3 +30,23 @@ class ClipAndDecay(nn.Cell):
         if self.has_penalty:
             gradient = self.add(gradient, self.mul(weight, row[WEIGHT_DECAY]))
         return gradient
+
+
+class DecoupledDecay(nn.Cell):
+    """Subtracts the decoupled decay from a float32 weight.
+
+    Args:
+        place (Callable): `host.place` or `on_device`.
+    """
+
+    def __init__(self, place):
+        super().__init__(auto_prefix=False)
+        self.mul, self.sub, self.assign_sub = place(ops.Mul()), place(ops.Sub()), place(ops.AssignSub())
+
+    def construct(self, row, weight):
+        """Returns the decayed weight."""
+        return self.sub(weight, self.mul(weight, row[DECOUPLED_DECAY]))
+
+    def in_place(self, row, parameter):
+        """Writes the decayed weight to the parameter."""
+        return self.assign_sub(parameter, self.mul(parameter, row[DECOUPLED_DECAY]))
