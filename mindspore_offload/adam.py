@@ -22,6 +22,7 @@ from mindspore_offload.distributed.same_step import SameStep
 from mindspore_offload.formats import moment_format
 from mindspore_offload.net_parameters import check_frozen
 from mindspore_offload.planning import placement
+from mindspore_offload.step.check_gradients import CheckGradients
 from mindspore_offload.step.coefficients import Coefficients, Features
 from mindspore_offload.step.counters import Counters
 from mindspore_offload.step.inputs import Inputs
@@ -328,7 +329,7 @@ class AdamOffload(GuardedAttributes):
             fixed_scale = scale if loss_scale is None else None
             norm = GlobalNorm(operation.norm(slots), max_grad_norm, fixed_scale, self.global_norm)
         check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
-        self._check_gradients = checks.Gradients(self.cls_name, self.parameters, check_states, check_mode)
+        self._check_gradients = CheckGradients(self.cls_name, self.parameters, check_states, check_mode)
         step = Step(
             self,
             check_gradients=self._check_gradients,

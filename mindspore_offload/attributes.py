@@ -6,6 +6,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
 
+from mindspore_offload.errors import refuse
+
 # Attributes that the step holds as constants.
 CONSTANTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov", "offload_ratio")
 
@@ -36,10 +38,8 @@ class GuardedAttributes(nn.Optimizer):
         super().__init_subclass__(**kwargs)
         for name, cure in NOT_CALLED.items():
             if getattr(cls, name, None) is not getattr(nn.Optimizer, name, None):
-                raise TypeError(
-                    f"For '{cls.__name__}', the method '{name}' must be that of nn.Optimizer, because no step calls "
-                    f"it, but it is overridden; {cure}."
-                )
+                must = "be that of nn.Optimizer, because no step calls it"
+                refuse(TypeError, cls.__name__, f"method '{name}'", must, "another one", cure)
 
     def is_compiled(self):
         """Returns True after a step has been compiled."""
@@ -98,7 +98,5 @@ class GuardedAttributes(nn.Optimizer):
             )
         number = np.asarray(value.asnumpy() if isinstance(value, Tensor) else value, np.float32)
         if number.size != 1 or not number >= 0:
-            raise ValueError(
-                f"For '{self.cls_name}', the attribute 'learning_rate' must be one number, at least 0, but got {value}."
-            )
+            refuse(ValueError, self.cls_name, "attribute 'learning_rate'", "be one number, at least 0", value)
         self.learning_rate.set_data(Tensor(number.reshape(self.learning_rate.shape), mstype.float32))

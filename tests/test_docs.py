@@ -141,18 +141,47 @@ def messages():
             parts = [re.findall(r'"([^"]*)"', part) for part in text.split("+")]
             yield re.sub(r"(\.\+)+", ".+", "".join(re.escape("".join(part)) if part else ".+" for part in parts))
     for path in sorted({*PACKAGE.rglob("*.py")} - {*PACKAGE.glob("commands/**/*.py")}):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = assigned_texts(tree)
+        for node in ast.walk(tree):
             call = node.exc if isinstance(node, ast.Raise) else node
             if not isinstance(call, ast.Call) or not call.args:
                 continue
             name, text = ast.unparse(call.func), call.args[0]
+            if name == "refuse" and ast.unparse(call.args[0]).endswith("Error"):
+                what, must, got, *cure = (pattern(argument, texts) for argument in call.args[2:])
+                yield f"For '.+', the {what} must {must}, but got {got}{'; ' if cure else ''}{''.join(cure)}\\."
             # The error for a name that a module lacks has Python's own text.
             is_ours = name in ("_warn_once", "warnings.warn") or (
                 isinstance(node, ast.Raise) and "has no attribute" not in ast.unparse(text)
             )
             if is_ours and isinstance(text, (ast.JoinedStr, ast.Constant)):
-                parts = getattr(text, "values", [text])
-                yield "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in parts)
+                yield pattern(text, texts)
+
+
+def assigned_texts(tree):
+    """Returns the texts that the variables of a module have, by name."""
+    texts = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            is_tuple = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+            for name, text in zip(target.elts, value.elts) if is_tuple else [(target, value)]:
+                texts.setdefault(getattr(name, "id", None), []).append(text)
+    return texts
+
+
+def pattern(text, texts):
+    """Returns a pattern for a text in the code, with `.+` for each inserted value that is not a text itself."""
+    if isinstance(text, ast.JoinedStr):
+        return "".join(pattern(part, {}) for part in text.values)
+    if isinstance(text, ast.IfExp):
+        return f"(?:{pattern(text.body, texts)}|{pattern(text.orelse, texts)})"
+    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+        return re.escape(text.value)
+    if isinstance(text, ast.Name) and text.id in texts:
+        return f"(?:{'|'.join(pattern(each, {}) for each in texts[text.id])})"
+    return ".+"
 
 
 MESSAGES = sorted(set(messages()))

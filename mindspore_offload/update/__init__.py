@@ -15,6 +15,7 @@ from mindspore import nn
 
 from mindspore_offload import native_library
 from mindspore_offload.callers import users_stacklevel
+from mindspore_offload.errors import refuse
 from mindspore_offload.formats import moment_format
 from mindspore_offload.states import buckets
 from mindspore_offload.update import native, stock
@@ -32,20 +33,15 @@ def choose(host_kernel, cls_name, moment_dtype, shard_states):
         RuntimeError: If it is "native" and the native library can't be used. "auto" warns once and falls back to stock.
     """
     if host_kernel not in HOST_KERNELS:
-        raise ValueError(
-            f"For '{cls_name}', the argument 'host_kernel' must be one of {list(HOST_KERNELS)}, "
-            f"but got {host_kernel!r}."
-        )
+        refuse(ValueError, cls_name, "argument 'host_kernel'", f"be one of {list(HOST_KERNELS)}", repr(host_kernel))
     needs_native = None
     if shard_states:
         needs_native = "'shard_states' is True"
     elif moment_format(moment_dtype).is_stochastic:
         needs_native = f"'moment_dtype' is {moment_format(moment_dtype).name}"
     if needs_native and host_kernel == "stock":
-        raise ValueError(
-            f"For '{cls_name}', the argument 'host_kernel' must be 'auto' or 'native' if {needs_native}, but got "
-            f"'stock': MindSpore's operations neither update a piece of a state nor round stochastically."
-        )
+        got = "'stock': MindSpore's operations neither update a piece of a state nor round stochastically"
+        refuse(ValueError, cls_name, "argument 'host_kernel'", f"be 'auto' or 'native' if {needs_native}", got)
     if host_kernel == "stock":
         return stock
     try:
