@@ -20,6 +20,7 @@ from mindspore_offload.distributed import ranks
 from mindspore_offload.distributed.parallel_mode import check_arguments
 from mindspore_offload.distributed.same_step import SameStep
 from mindspore_offload.formats import moment_format
+from mindspore_offload.mindspore_private import has_hooks
 from mindspore_offload.net_parameters import check_frozen
 from mindspore_offload.planning import placement
 from mindspore_offload.step.check_gradients import CheckGradients
@@ -357,7 +358,7 @@ class AdamOffload(GuardedAttributes):
         )
 
     def __call__(self, gradients: tuple[Tensor, ...]) -> tuple[bool, ...]:
-        is_plain = type(self).construct is AdamOffload.construct and not (self._forward_pre_hook or self._forward_hook)
+        is_plain = type(self).construct is AdamOffload.construct and not has_hooks(self)
         if is_plain and context.get_context("mode") == context.GRAPH_MODE:
             return self._step(gradients)
         return super().__call__(gradients)

@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
 
 from mindspore_offload.errors import refuse
+from mindspore_offload.mindspore_private import own_parameters
 
 # Attributes that the step holds as constants.
 CONSTANTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov", "offload_ratio")
@@ -50,7 +51,7 @@ class GuardedAttributes(nn.Optimizer):
         if is_attribute:
             super().insert_param_to_cell(param_name, param)
         else:
-            self.__dict__.setdefault("_waiting", []).append((len(self._params), param))
+            self.__dict__.setdefault("_waiting", []).append((len(own_parameters(self)), param))
 
     def finish_attributes(self):
         """Inserts the waiting parameters in the places where MindSpore would have inserted them.
@@ -59,7 +60,8 @@ class GuardedAttributes(nn.Optimizer):
             ValueError: If one has the name of an attribute or of a state.
         """
         of_net = {id(parameter) for parameter in self.parameters}
-        attributes, ordered, done = list(self._params.items()), {}, 0
+        inserted = own_parameters(self)
+        attributes, ordered, done = list(inserted.items()), {}, 0
         for position, parameter in self.__dict__.pop("_waiting"):
             ordered.update(attributes[done:position])
             done = position
@@ -72,8 +74,8 @@ class GuardedAttributes(nn.Optimizer):
                 )
             ordered[parameter.name] = parameter
         ordered.update(attributes[done:])
-        self._params.clear()
-        self._params.update(ordered)
+        inserted.clear()
+        inserted.update(ordered)
         self._is_finished = True
 
     def __setattr__(self, name, value):

@@ -27,9 +27,8 @@ gather, concat, concat_columns = place(ops.Gather()), place(ops.Concat()), place
 reduce_sum, add_n = place(ops.ReduceSum()), place(ops.AddN())
 assign, assign_add = place(ops.Assign()), place(ops.AssignAdd())
 
-# Maps a function over tuples. MindSpore compiles each turn of a Python loop into a call inside the last one, and limits
-# the depth of calls: a few hundred parameters reach it. It can't compile a closure here, hence `F.partial` for what is
-# the same in every turn; and a *constant* tuple in a partial may not mix Cells and Tensors.
+# Maps a function over tuples, with `F.partial` for what is the same in every turn: see constant tuples in
+# docs_en/contributing.rst.
 map_ = C.Map()
 
 

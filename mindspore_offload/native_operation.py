@@ -3,9 +3,9 @@
 """A function of the native library as an operation of a graph, placed on the host."""
 
 from mindspore import ops
-from mindspore.ops import signature as sig
 
 from mindspore_offload import host, native_library
+from mindspore_offload.mindspore_private import declare_inputs
 
 
 class NativeOperation(ops.Custom):
@@ -33,12 +33,8 @@ class NativeOperation(ops.Custom):
         if isinstance(dtypes, tuple):
             self.add_prim_attr("multi_output", True)
         if inputs is not None:
-            self.set_signatures(
-                tuple(
-                    sig.make_sig(f"{role}_{i}", sig.sig_rw.RW_WRITE if role in written else sig.sig_rw.RW_READ)
-                    for role, count in inputs.items()
-                    for i in range(count)
-                )
+            declare_inputs(
+                self, [(f"{role}_{i}", role in written) for role, count in inputs.items() for i in range(count)]
             )
         if written:
             self.add_prim_attr("side_effect_mem", True)

@@ -7,6 +7,7 @@ import warnings
 from mindspore import ParameterTuple, nn
 
 from mindspore_offload.callers import training_cell, users_stacklevel
+from mindspore_offload.mindspore_private import own_parameters
 
 
 def check_frozen(cls_name, parameters, has_decay):
@@ -58,7 +59,7 @@ def _attributes(cell):
     if isinstance(cell, nn.Optimizer):
         return
     listed = {id(each) for value in vars(cell).values() if isinstance(value, ParameterTuple) for each in value}
-    yield from (each for each in cell._params.values() if each is not None and id(each) not in listed)
+    yield from (each for each in own_parameters(cell).values() if each is not None and id(each) not in listed)
     for child in cell.cells():
         if child is not None:
             yield from _attributes(child)

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor, context, nn, ops
 from mindspore import dtype as mstype
-from mindspore.communication import GlobalComm, get_group_size, get_rank
+from mindspore.communication import get_group_size, get_rank
+
+from mindspore_offload.mindspore_private import compile_and_run, is_communicating, own_cells, own_parameters
 
 
 class World(NamedTuple):
@@ -45,7 +47,7 @@ def of_this_process(cls_name):
             f"{tolerates!r:.80}, because MindSpore then restores a rank from another one, which has other pieces of "
             f"the states; leave {', '.join(RESTORING)} out of it."
         )
-    if not GlobalComm.INITED:
+    if not is_communicating():
         raise RuntimeError(
             f"For '{cls_name}', the argument 'shard_states' can be True only where ranks communicate, but the "
             f"communication is not initialized; call mindspore.communication.init() before making the optimizer, in a "
@@ -117,7 +119,7 @@ def described(value):
         return [described(each) for each in value]
     if isinstance(value, nn.Cell):
         of_any_cell = vars(nn.Cell())
-        parts = {**vars(value), **value._params, **value._cells}
+        parts = {**vars(value), **own_parameters(value), **own_cells(value)}
         numbers = {name: described(part) for name, part in parts.items() if name not in of_any_cell and _counts(part)}
         return type(value).__qualname__, sorted(numbers.items())
     if isinstance(value, (np.ndarray, np.number)):
@@ -133,7 +135,7 @@ def _counts(part):
 def _differing(count, values):
     """Yields the names of values that differ between ranks, with the first rank that has another one than rank 0."""
     own = np.array([zlib.crc32(value) for value in values.values()], np.uint32).view(np.int32)
-    found = _gather().compile_and_run(Tensor(own)).asnumpy().reshape(count, -1)
+    found = compile_and_run(_gather(), Tensor(own)).asnumpy().reshape(count, -1)
     for name, column in zip(values, found.T):
         differs = column != column[0]
         if differs.any():

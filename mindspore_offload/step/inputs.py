@@ -2,22 +2,25 @@
 
 """Everything that the host may read in a step, and when: gradients, parameters, learning rates and the loss scale.
 
-1. The host reads no Parameter that the device or the user writes, but a fresh copy that the device makes. MindSpore
-   would keep a copy in host memory that it refreshes after writes in the same graph, needed or not, and never after
-   others: those would be lost. The CPU target has one memory; there only gradients that are Parameters are copied.
+1. The host reads no Parameter that the device or the user writes, but a fresh copy that the device makes: else it
+   would read the host twin, and miss writes. The CPU target has one memory; there only gradients that are Parameters
+   are copied.
 2. What the host writes is declared as written, and so are gradients, see `WRITTEN`.
 3. A state is written before anything is read, see `Inputs.begin`.
+
+docs_en/contributing.rst describes the quirks of MindSpore behind this: host twin, side effects, constant tuples.
 """
 
 import contextlib
 
-from mindspore import Parameter, Tensor, context, nn, ops
+from mindspore import Parameter, Tensor, context, nn
 from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
 from mindspore_offload import host
 from mindspore_offload.distributed.cut_and_gather import Cut
 from mindspore_offload.formats import MOMENT_NAMES
+from mindspore_offload.mindspore_private import tensor_move
 
 # The roles of an update's inputs that are declared as written. Gradients are only read. But MindSpore simplifies a
 # product with ones to the other factor, so a gradient may be the memory of a parameter, which this or an earlier bucket
@@ -25,7 +28,7 @@ from mindspore_offload.formats import MOMENT_NAMES
 WRITTEN = (*MOMENT_NAMES, "gradient", "master")
 
 # Copies a tensor where it is, bit by bit.
-device_copy = ops.Primitive("TensorMove")
+device_copy = tensor_move()
 
 
 class Inputs(nn.Cell):
@@ -49,8 +52,7 @@ class Inputs(nn.Cell):
     def begin(self, gradients):
         """Returns the gradients without Parameters in them.
 
-        Then it writes to a state. MindSpore orders the first write on the host after all reads before it, of whatever
-        memory. Reads after it, of the net's weights, would get a copy on the host, which each step refreshes.
+        Then it writes to a state, the first write on the host: what is read before it would get a host twin.
         """
         gradients = host.map_(_apart_from_parameters, gradients)
         if self.assigns:

@@ -6,6 +6,7 @@ from mindspore import context, nn
 from mindspore.ops import functional as F
 
 from mindspore_offload import host
+from mindspore_offload.mindspore_private import compile_and_run
 from mindspore_offload.step.inputs import with_own_memory
 
 
@@ -56,7 +57,7 @@ class Step(nn.Cell):
         """
         has_gradients = isinstance(gradients, tuple) and gradients
         inputs = (id(self), self.global_step, *map(with_own_memory, gradients)) if has_gradients else (gradients,)
-        return self.compile_and_run(*inputs)
+        return compile_and_run(self, *inputs)
 
     def construct(self, gradients, *separate_inputs):
         if separate_inputs:
@@ -78,7 +79,7 @@ class Step(nn.Cell):
             gradients = host.map_(F.partial(host.pick, gradients), self.order)
         updates = self.updates_apart if has_stages else self.updates
         updated = host.map_(F.partial(_update, coefficients, gradients), updates)
-        # One `depend` for all. In a depend, MindSpore takes a constant tuple apart in quadratic time.
+        # One `depend` for all: see constant tuples in docs_en/contributing.rst.
         return (F.depend(True, updated), *self.successes)
 
 

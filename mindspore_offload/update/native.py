@@ -55,8 +55,7 @@ class _Update(nn.Cell):
         self.masters = ParameterTuple(each.master for each in slots if each.master is not None)
         counts = {"coefficients": 1, "rows": 1, "parameter": len(self.parameters), "master": len(self.masters)}
         inputs = {role: counts.get(role, len(slots)) for role in ROLES}
-        # Keep it in its own attribute. MindSpore misses the side effects of an operation taken from a tuple, and drops
-        # it.
+        # In an attribute of its own: from a tuple it would be dropped, see side effects in docs_en/contributing.rst.
         self.update = NativeOperation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
 
     def launch(self, coefficients, parameters, gradients):

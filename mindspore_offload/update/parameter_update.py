@@ -5,8 +5,8 @@
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import functional as F
-from mindspore.ops import signature as sig
 
+from mindspore_offload.mindspore_private import declare_input, tensor_move
 from mindspore_offload.step.coefficients import (
     BETA1,
     BETA2,
@@ -74,7 +74,7 @@ class _UpdateInPlace(_Update):
 
     def __init__(self, slot, features, place):
         super().__init__(slot, features, place, place, declares_write=True)
-        self.copy, self.assign = place(_copy()), place(ops.Assign())
+        self.copy, self.assign = place(tensor_move()), place(ops.Assign())
 
     def construct(self, row, gradient):
         gradient = self.prepared(row, gradient, self.parameter)
@@ -149,14 +149,12 @@ class _Adam(nn.Cell):
     def __init__(self, features, place, declares_write):
         super().__init__(auto_prefix=False)
         adam = ops.Adam(features.use_locking, features.nesterov)
-        weight, *others, gradient = adam.__mindspore_signature__
         if not declares_write:
-            weight = sig.make_sig("var", sig.sig_rw.RW_READ, dtype=sig.sig_dtype.T)
+            declare_input(adam, 0, "var", is_written=False)
         # Declared as written, a gradient is never the memory of a parameter: see `WRITTEN` in step/inputs.py.
-        gradient = sig.make_sig("gradient", sig.sig_rw.RW_WRITE, dtype=sig.sig_dtype.T)
-        adam.set_signatures((weight, *others, gradient))
+        declare_input(adam, -1, "gradient", is_written=True)
         self.adam = place(adam)
-        self.skip, self.copy, self.assign = features.skip, place(_copy()), place(ops.Assign())
+        self.skip, self.copy, self.assign = features.skip, place(tensor_move()), place(ops.Assign())
         self.greater, self.select = place(ops.Greater()), place(ops.Select())
         # Adam would correct the bias itself, but the learning rate that it gets is corrected already.
         self.no_power = Tensor(0.0, mstype.float32)
@@ -184,7 +182,3 @@ class _Adam(nn.Cell):
             self.assign(moment1, self.select(is_skipped, moment1, F.depend(written1, launched)))
             self.assign(moment2, self.select(is_skipped, moment2, F.depend(written2, launched)))
         return F.depend(weight, launched)
-
-
-def _copy():
-    return ops.Primitive("TensorMove")

@@ -8,10 +8,10 @@
 
 from mindspore import context, nn, ops
 from mindspore import dtype as mstype
-from mindspore.ops import auto_generate
 from mindspore.ops import functional as F
 
 from mindspore_offload.errors import refuse
+from mindspore_offload.mindspore_private import in_place_copy
 from mindspore_offload.step.coefficients import SKIP
 from mindspore_offload.update.decay import DecoupledDecay
 
@@ -80,5 +80,5 @@ def _write_operation(dtype):
     if dtype == mstype.float32:
         return ops.AssignAdd()
     if dtype == mstype.bfloat16 and context.get_context("device_target") == "CPU":
-        return auto_generate.InplaceCopy()  # MindSpore has no Assign for bfloat16 on the CPU
+        return in_place_copy()  # MindSpore has no Assign for bfloat16 on the CPU
     return ops.Assign()
