@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable
 from functools import partial
 from types import ModuleType
-from typing import Any, Callable, NoReturn, Optional, Union
+from typing import Any, Callable, Literal, NoReturn, Optional, Union
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, context, nn
@@ -224,6 +224,20 @@ class AdamOffload(GuardedAttributes):
         >>> model = ms.Model(net, nn.MSELoss(), optimizer)
     """
 
+    beta1: Tensor
+    beta2: Tensor
+    eps: Tensor
+    global_step: Parameter
+    beta1_power: Parameter
+    beta2_power: Parameter
+    moment1: ParameterTuple
+    moment2: ParameterTuple
+    master: ParameterTuple
+    global_norm: Optional[Parameter]
+    skipped_steps: Optional[Parameter]
+    offload_ratio: float
+    writeback: str
+
     _decoupled = False  # the weight decay goes through the moments
 
     @checks.explains_keywords
@@ -239,8 +253,8 @@ class AdamOffload(GuardedAttributes):
         weight_decay: Union[float, nn.Cell] = 0.0,
         loss_scale: Union[float, Parameter] = 1.0,
         *,
-        host_kernel: str = "auto",
-        writeback: str = "auto",
+        host_kernel: Literal["auto", "native", "stock"] = "auto",
+        writeback: Literal["auto", "in_place", "assign"] = "auto",
         max_grad_norm: Optional[float] = None,
         skip_nonfinite: bool = False,
         min_offload_size: int = 0,

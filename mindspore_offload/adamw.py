@@ -3,7 +3,7 @@
 """The optimizer cell with decoupled weight decay."""
 
 from collections.abc import Iterable
-from typing import Any, Optional, Union
+from typing import Any, Literal, Optional, Union
 
 from mindspore import Parameter, Tensor, nn
 from mindspore import dtype as mstype
@@ -103,8 +103,8 @@ class AdamWOffload(AdamOffload):
         weight_decay: Union[float, nn.Cell] = 0.01,
         loss_scale: Union[float, Parameter] = 1.0,
         *,
-        host_kernel: str = "auto",
-        writeback: str = "auto",
+        host_kernel: Literal["auto", "native", "stock"] = "auto",
+        writeback: Literal["auto", "in_place", "assign"] = "auto",
         max_grad_norm: Optional[float] = None,
         skip_nonfinite: bool = False,
         min_offload_size: int = 0,
