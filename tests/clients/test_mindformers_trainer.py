@@ -109,8 +109,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def losses(folder, name, kind, **changes):
-    """Trains with an optimizer of this type, and returns {(epoch, step): loss} as MindFormers prints them."""
+def train(folder, name, kind, **changes):
+    """Trains with an optimizer of this type, in a process of its own. Returns its exit status and its output."""
     config = copy.deepcopy({**CONFIG, **changes, "output_dir": str(folder / name)})
     config["optimizer"]["type"] = kind
     config["train_dataset"]["data_loader"]["dataset_dir"] = str(folder / "data")
@@ -118,7 +118,7 @@ def losses(folder, name, kind, **changes):
     (folder / name).mkdir()
     path = folder / name / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, str(Path(__file__).parent / "trainer.py"), str(path)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -127,6 +127,11 @@ def losses(folder, name, kind, **changes):
         text=True,
         check=False,
     )
+
+
+def losses(folder, name, kind, **changes):
+    """Trains, and returns {(epoch, step): loss} as MindFormers prints them."""
+    done = train(folder, name, kind, **changes)
     assert done.returncode == 0, done.stdout[-4000:]
     return {(int(epoch), int(step)): float(loss) for epoch, step, loss in LOSS.findall(done.stdout)}
 
@@ -161,3 +166,37 @@ def test_the_trainer_resumes_from_a_converted_checkpoint(folder, theirs):
     ms.save_checkpoint([{"name": n, "data": p} for n, p in converted.items()], str(target / SAVED))
     checkpoints = {"load_checkpoint": str(target.parent), "resume_training": SAVED}
     assert_same(losses(folder, "from_converted", "AdamWOffload", **checkpoints), theirs[1])
+
+
+def test_recompute_a_dynamic_loss_scale_and_tensorboard_change_no_loss(folder, theirs):
+    scale = {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 1024, "scale_factor": 2, "scale_window": 5}
+    changes = {
+        "recompute_config": {"recompute": True},
+        "runner_wrapper": {**CONFIG["runner_wrapper"], "scale_sense": scale},
+        "tensorboard": {"tensorboard_dir": str(folder / "tensorboard"), "tensorboard_queue_size": 10},
+    }
+    assert_same(losses(folder, "settings", "AdamWOffload", **changes), theirs[0])
+    assert list((folder / "tensorboard").rglob("events*"))
+
+
+@pytest.mark.parametrize("section", ["runner_wrapper", "load_checkpoint"])
+def test_settings_that_the_page_warns_of_end_in_an_error(folder, theirs, section):
+    changes, message = {
+        "runner_wrapper": (
+            {
+                "runner_wrapper": {**CONFIG["runner_wrapper"], "use_clip_grad": False},
+                "tensorboard": {"tensorboard_dir": str(folder / "no_norm"), "tensorboard_queue_size": 10},
+            },
+            "NoneType",  # of the norm, which the loss monitor hands to tensorboard
+        ),
+        "load_checkpoint": (
+            {
+                "load_checkpoint": str(folder / "theirs" / "checkpoint" / "rank_0" / SAVED),
+                "resume_training": True,
+            },
+            "checkpoint_path is not a directory",
+        ),
+    }[section]
+    done = train(folder, f"error_{section}", "AdamWOffload", **changes)
+    assert done.returncode != 0
+    assert message in done.stdout

@@ -12,13 +12,15 @@ from mindformers.core.context import build_context
 from mindformers.tools.register import MindFormerConfig
 from mindformers.utils.file_utils import set_output_path
 from mindformers.wrapper import MFTrainOneStepCell
-from mindspore import ops
+from mindspore import Tensor, ops
 
 import mindspore_offload.mindformers  # noqa: F401, it registers the optimizers
 
+NO_OVERFLOW = Tensor(False)
+
 
 def get_overflow_status(self, status, compute_output):
-    return ops.depend(False, compute_output)
+    return ops.depend(NO_OVERFLOW, compute_output)
 
 
 if __name__ == "__main__":
