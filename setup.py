@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Compiles mindspore_offload/csrc into one shared library inside the package; everything else is in pyproject.toml."""
+"""Compiles mindspore_offload/csrc into one shared library inside the package, and adds the links to the repository.
 
+Everything else is in pyproject.toml.
+"""
+
+import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -75,7 +80,25 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2] if has_library else "any"
 
 
+def metadata_with_links(repository):
+    """Returns README and the links for a package index. They are absolute if the address of the repository is known."""
+    readme, urls = Path("README.md").read_text(encoding="utf-8"), {}
+    if repository:
+        version = re.search(r'__version__ = "(.*)"', Path("mindspore_offload/_version.py").read_text())[1]
+        for kind, start in (("raw", r"(!\[[^\]]*\]\()"), ("blob", r"(\]\()")):  # pictures, then pages
+            readme = re.sub(rf"{start}(?!https:)", rf"\g<1>{repository}/{kind}/v{version}/", readme)
+        pages = f"{repository}/blob/v{version}"
+        urls = {
+            "Repository": repository,
+            "Documentation": f"{pages}/docs_en/index.rst",
+            "Changelog": f"{pages}/CHANGELOG.md",
+            "Issues": f"{repository}/issues",
+        }
+    return {"long_description": readme, "long_description_content_type": "text/markdown", "project_urls": urls}
+
+
 setup(
+    **metadata_with_links(os.environ.get("REPOSITORY")),  # the workflow of the releases names it
     ext_modules=[
         Extension(
             "mindspore_offload.libmindspore_offload",
