@@ -2,6 +2,7 @@
 
 """The settings that both languages of the documentation share; each conf.py adds the language and the title."""
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -103,6 +104,25 @@ def link_pages(app, doctree):
             )
 
 
+def show_results(app, doctree):
+    """Makes tables of the benchmark's file, which a phone can scroll with the first column fixed."""
+    for block in list(doctree.findall(nodes.literal_block)):
+        if "/docs/bench/" in block.get("source", ""):
+            block.replace_self([node for part in block.astext().split("\n\n") for node in _results(part.splitlines())])
+
+
+def _results(lines):
+    """Returns the lines, or a title and a table if there is one: the names of its columns begin with spaces."""
+    title = list(itertools.takewhile(lambda line: not line.startswith("  "), lines))
+    if len(title) == len(lines):
+        return [nodes.line_block("", *(nodes.line("", line) for line in title))]
+    rows = [re.split(r" {2,}| (?=\[)", line.rstrip()) for line in lines[len(title) :]]
+    head, *body = (nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells)) for cells in rows)
+    columns = [nodes.colspec(colwidth=1) for _ in rows[0]]
+    group = nodes.tgroup("", *columns, nodes.thead("", head), nodes.tbody("", *body), cols=len(columns))
+    return [nodes.rubric("", " ".join(title), classes=["results"]), nodes.table("", group, classes=["results"])]
+
+
 # The theme's texts that it has no Chinese for.
 _THEME_IN_CHINESE = {
     "Next": "下一页",
@@ -124,3 +144,4 @@ def setup(app):
     app.connect("html-page-context", translate_theme)
     app.connect("doctree-read", without_spaces)
     app.connect("doctree-read", link_pages)
+    app.connect("doctree-read", show_results)

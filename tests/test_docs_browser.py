@@ -104,13 +104,24 @@ def test_formulas_are_rendered(browser, built, language):
     assert wait(browser, lambda b: b.execute_script(fonts)) > 1
 
 
-@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
-@pytest.mark.parametrize("language", pages.LANGUAGES)
-def test_no_page_is_wider_than_the_window(browser, built, language, width):
+def set_width(browser, width):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500},
     )
+
+
+@pytest.fixture
+def phone(browser):
+    set_width(browser, 390)
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_no_page_is_wider_than_the_window(browser, built, language, width):
+    set_width(browser, width)
     for page in pages.names(language):
         browser.get(url(built, language, page))
         if find(browser, ".math"):
@@ -161,7 +172,7 @@ def test_the_pictures_speak_the_language_of_their_page(browser, built, language,
         assert wait(browser, lambda b, picture=picture: picture.get_property("naturalWidth")) > 300
 
 
-@pytest.mark.parametrize("page", ["devices", "moments", "performance", "writeback"])
+@pytest.mark.parametrize("page", ["devices", "moments", "writeback"])
 @pytest.mark.parametrize("language", pages.LANGUAGES)
 def test_tables_of_files_keep_their_lines(browser, built, language, page):
     browser.get(url(built, language, page))
@@ -173,6 +184,25 @@ def test_tables_of_files_keep_their_lines(browser, built, language, page):
         height = "const s = getComputedStyle(arguments[0]); return arguments[0].clientHeight / parseFloat(s.lineHeight)"
         lines = browser.execute_script(height, shown[text])  # the padding is less than two lines
         assert 0 <= lines - len(text.splitlines()) < 2
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_results_are_tables_whose_names_stay_in_sight(phone, built, language):
+    """On a phone, which scrolls them. Their cells are the words of the file."""
+    phone.get(url(built, language, "performance"))
+    tables = find(phone, "table.results")
+    (file,) = re.findall(r"literalinclude:: (\S+)", pages.source(language, "performance"))
+    parts = (pages.folder(language) / file).read_text(encoding="utf-8").split("\n\n")
+    with_columns = [part[part.index("\n  ") :] for part in parts if "\n  " in part]
+    assert len(with_columns) == len(tables) > 3
+    for part, table in zip(with_columns, tables):
+        assert table.get_attribute("textContent").split() == part.split()
+    scroll = "const box = arguments[0].parentElement; box.scrollLeft = 100; return box.scrollLeft"
+    place = "return [...arguments[0].querySelectorAll('tr')].map(r => r.cells[0].getBoundingClientRect().left)"
+    for table in tables:
+        before = phone.execute_script(place, table)
+        assert phone.execute_script(scroll, table) == 100
+        assert phone.execute_script(place, table) == before
 
 
 def test_code_is_copied_without_prompts_and_outputs(browser, built):
