@@ -3,9 +3,12 @@
 """The pages quote what was measured, and link to pages that have what the sentence is about."""
 
 import re
+import shlex
 
 import pages
 import pytest
+
+from mindspore_offload.commands import main
 
 BENCH = pages.ROOT / "docs" / "bench" / "amd-epyc-family-25-model-1.txt"
 READMES = {"en": "README.md", "zh": "README_CN.md"}
@@ -119,3 +122,13 @@ def test_the_trainings_compare_as_the_pages_say():
     spreads = [float(spread) for spread in re.findall(r"seed to seed ([\d.]+)", text)]
     assert len(means) == len(spreads) == 2
     assert all(mean < spread / 100 for mean, spread in zip(means, spreads))
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_readme_shows_what_estimate_prints(language, capsys):
+    (block,) = re.findall(r"\$ python -m mindspore_offload (estimate .*?)```", text_of(language, "README"), re.DOTALL)
+    command, *shown = block.replace("\\\n", " ").split("\n...\n")
+    assert main([*shlex.split(command), "--host-gb-s", "200"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert shown
+    assert all(" ".join(part.split()) in printed for part in shown)

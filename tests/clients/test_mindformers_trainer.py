@@ -168,9 +168,10 @@ def test_the_trainer_resumes_from_a_converted_checkpoint(folder, theirs):
     assert_same(losses(folder, "from_converted", "AdamWOffload", **checkpoints), theirs[1])
 
 
-def test_recompute_a_dynamic_loss_scale_and_tensorboard_change_no_loss(folder, theirs):
+def test_settings_of_the_page_change_no_loss(folder, theirs):
     scale = {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 1024, "scale_factor": 2, "scale_window": 5}
     changes = {
+        "context": {**CONFIG["context"], "jit_config": {"jit_level": "O1"}},
         "recompute_config": {"recompute": True},
         "runner_wrapper": {**CONFIG["runner_wrapper"], "scale_sense": scale},
         "tensorboard": {"tensorboard_dir": str(folder / "tensorboard"), "tensorboard_queue_size": 10},
