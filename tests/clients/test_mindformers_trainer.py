@@ -180,24 +180,20 @@ def test_settings_of_the_page_change_no_loss(folder, theirs):
     assert list((folder / "tensorboard").rglob("events*"))
 
 
-@pytest.mark.parametrize("section", ["runner_wrapper", "load_checkpoint"])
-def test_settings_that_the_page_warns_of_end_in_an_error(folder, theirs, section):
-    changes, message = {
-        "runner_wrapper": (
-            {
-                "runner_wrapper": {**CONFIG["runner_wrapper"], "use_clip_grad": False},
-                "tensorboard": {"tensorboard_dir": str(folder / "no_norm"), "tensorboard_queue_size": 10},
-            },
-            "NoneType",  # of the norm, which the loss monitor hands to tensorboard
-        ),
-        "load_checkpoint": (
-            {
-                "load_checkpoint": str(folder / "theirs" / "checkpoint" / "rank_0" / SAVED),
-                "resume_training": True,
-            },
-            "checkpoint_path is not a directory",
-        ),
-    }[section]
-    done = train(folder, f"error_{section}", "AdamWOffload", **changes)
+def assert_fails(done, message):
     assert done.returncode != 0
     assert message in done.stdout
+
+
+def test_tensorboard_without_the_norm_of_the_clipping_fails(folder):
+    changes = {
+        "runner_wrapper": {**CONFIG["runner_wrapper"], "use_clip_grad": False},
+        "tensorboard": {"tensorboard_dir": str(folder / "no_norm"), "tensorboard_queue_size": 10},
+    }
+    assert_fails(train(folder, "no_clipping", "AdamWOffload", **changes), "add_scalar('grad-norm'")
+
+
+def test_a_file_in_load_checkpoint_fails(folder, theirs):
+    path = folder / "theirs" / "checkpoint" / "rank_0" / SAVED
+    changes = {"load_checkpoint": str(path), "resume_training": True}
+    assert_fails(train(folder, "from_a_file", "AdamWOffload", **changes), "checkpoint_path is not a directory")
