@@ -16,7 +16,7 @@ from mindspore.train import serialization
 from nets import parameters_of
 
 from mindspore_offload import AdamOffload
-from mindspore_offload.checkpoints import reading, writing
+from mindspore_offload.checkpoints import checkpoint_file, ckpt_file
 from mindspore_offload.commands import main, merge
 
 RANKS = [1, 2, 3, 4, 8]
@@ -133,14 +133,14 @@ def test_large_tensors_come_in_several_parts(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(serialization, "SLICE_SIZE", 5)
     paths = save_ranks(tmp_path, cut(whole, 3))
     assert Path(paths[0]).read_bytes().count(b"moment1.net.f") > 3
-    monkeypatch.setattr(writing, "PART_BYTES", 7000)
+    monkeypatch.setattr(ckpt_file, "PART_BYTES", 7000)
     assert_same(merged(paths, tmp_path / "whole.ckpt"), whole)
     assert (tmp_path / "whole.ckpt").read_bytes().count(b"moment1.net.f") == math.ceil(64 * 3 * 11 * 11 * 2 / 7000)
 
 
 def test_values_of_the_user_are_kept(whole, tmp_path, monkeypatch, capsys):
     """Texts, of which the second one begins with the first one, numbers, and a dtype that no optimizer has."""
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 4 * len("first"))
+    monkeypatch.setattr(checkpoint_file, "BLOCK_BYTES", 4 * len("first"))
     paths = []
     for rank, tensors in enumerate(cut(whole, 2)):
         saved = [{"name": name, "data": Parameter(Tensor(array), name=name)} for name, array in tensors.items()]

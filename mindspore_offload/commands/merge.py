@@ -7,9 +7,9 @@ import os
 import resource
 import time
 
-from mindspore_offload.checkpoints import writing
 from mindspore_offload.checkpoints.merge import Merge
-from mindspore_offload.checkpoints.reading import Source, is_safetensors
+from mindspore_offload.checkpoints.reading import format_of, opened
+from mindspore_offload.checkpoints.writing import named_at_the_end
 from mindspore_offload.commands.common import say
 from mindspore_offload.errors import CommandError
 
@@ -43,9 +43,9 @@ def run(arguments):
     _allow_open_files(len(arguments.files))
     try:
         with contextlib.ExitStack() as stack:
-            merge = Merge((stack.enter_context(Source(path)) for path in arguments.files), _Progress)
-            with writing.named_at_the_end(output, arguments.overwrite) as file:
-                merge.write(file)
+            merge = Merge(stack.enter_context(opened(path)) for path in arguments.files)
+            with named_at_the_end(output, arguments.overwrite) as file:
+                merge.write(file, _Progress(merge.work))
     except FileExistsError as error:
         raise _exists(output) from error
     except OSError as error:
@@ -69,7 +69,7 @@ def _check_paths(files, output, may_overwrite):
     if not output.lower().endswith((".ckpt", ".safetensors")):
         raise CommandError(f"-o must end in .ckpt or .safetensors, but got {output!r}")
     for path in files:
-        if is_safetensors(path) != is_safetensors(output):
+        if format_of(path) is not format_of(output):
             raise CommandError(f"{path!r} and -o {output!r} must be of the same format, .ckpt or .safetensors")
     if not os.path.lexists(output):
         return

@@ -5,7 +5,7 @@
 import collections
 import re
 
-from mindspore_offload.checkpoints.reading import Source
+from mindspore_offload.checkpoints.reading import opened
 from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import ELEMENT_TYPES
 from mindspore_offload.planning import user_net
@@ -26,8 +26,8 @@ def of_net(spec):
 
 def of_checkpoint(path):
     """Returns the sizes of the weights in a .ckpt or .safetensors file, and how many others there are by dtype."""
-    with Source(path, "--checkpoint") as source:
-        found = [Size(entry.name, entry.size, entry.dtype, len(entry.shape)) for entry in source.entries().values()]
+    with opened(path, "--checkpoint") as source:
+        found = [Size(entry.name, entry.size, entry.dtype, len(entry.shape)) for entry in source.entries.values()]
     tensors = [size for size in found if size.size and not NO_WEIGHT.fullmatch(size.name)]
     weights = [size for size in tensors if size.dtype in ELEMENT_TYPES]
     if not weights:

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A checkpoint file: what is in it, and the bytes of its tensors, a block at a time.
+
+There is a subclass for each format. It reads and writes the file itself, because the sizes of models' checkpoints do
+not fit into memory, and the libraries hold all values: `load_checkpoint` and `save_checkpoint` of MindSpore, protobuf,
+and `save_file` of safetensors. `safe_open` of safetensors reads slices, but bfloat16 ones only with PyTorch. It maps
+the whole file, which a limit on the address space forbids. It says nothing of the places of the bytes. Moreover, this
+needs no MindSpore, whose import takes seconds.
+
+The file may be damaged or made to do harm: everything in it is checked and has a limit. What a file says of itself
+never decides how much is read or allocated.
+"""
+
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mindspore_offload.errors import CommandError
+from mindspore_offload.formats import ELEMENT_TYPES
+
+BLOCK_BYTES = 2**20  # read at once
+DIMS_LIMIT = 64
+CHECKSUM_NAME = "crc_num"  # of the checksum of MindSpore in both formats
+
+
+class Entry(NamedTuple):
+    """A tensor in a checkpoint file.
+
+    Attributes:
+        name (str): Its name.
+        shape (tuple[int]): Its shape.
+        dtype (str): The name of its dtype in MindSpore, in lower case. An unknown dtype keeps the file's name for it.
+        code (str): The file's name for its dtype.
+        places (list[range]): The places of its bytes in the file, in their order.
+    """
+
+    name: str
+    shape: tuple
+    dtype: str
+    code: str
+    places: list
+
+    @property
+    def size(self):
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def length(self):
+        """The number of its bytes."""
+        return sum(place.stop - place.start for place in self.places)
+
+
+class Output(NamedTuple):
+    """A tensor to be written.
+
+    Attributes:
+        name (str): Its name.
+        shape (tuple[int]): Its shape.
+        code (str): The file's name for its dtype.
+        length (int): The number of its bytes.
+        blocks (Iterable[bytes]): Its bytes, to be read once and to their end.
+    """
+
+    name: str
+    shape: tuple
+    code: str
+    length: int
+    blocks: Iterable
+
+    @property
+    def element_bytes(self):
+        """The bytes of an element; 0 if it has none."""
+        return self.length // max(math.prod(self.shape), 1)
+
+
+class CheckpointFile:
+    """An open checkpoint. Its errors are a CommandError in one line, which begins with its `label`.
+
+    Args:
+        file (BinaryIO): The file.
+        label (str): What to call it in errors.
+
+    Attributes:
+        length (int): Its bytes.
+        entries (dict[str, Entry]): Its tensors by name. MindSpore loads the last one of a name, and so does this.
+        checksum (Optional[str]): Its checksum of MindSpore, None if it has none.
+    """
+
+    KIND = ""
+
+    def __init__(self, file, label):
+        self._file, self.label = file, label
+        self.length = os.fstat(file.fileno()).st_size
+        if not self.length:
+            raise self.damaged("it is empty")
+        self.entries, self.checksum = self._read()
+        for entry in self.entries.values():
+            self._check(entry)
+
+    def __str__(self):
+        return self.label
+
+    def damaged(self, why):
+        """Returns the error for a file that is not what its name says."""
+        return CommandError(f"{self.label} is not {self.KIND}, or is damaged: {why}")
+
+    def _check(self, entry):
+        """Refuses a tensor whose shape does not fit its bytes."""
+        name, shape, element = entry.name, list(entry.shape), ELEMENT_TYPES.get(entry.dtype)
+        if len(shape) > DIMS_LIMIT:
+            raise self.damaged(f"the tensor {name!r:.60} has more than {DIMS_LIMIT} dimensions")
+        # bool is a subclass of int, and -1 as a varint is 2**64 - 1.
+        if not all(type(dim) is int and 0 <= dim < 2**63 for dim in shape):
+            raise self.damaged(
+                f"the shape of the tensor {name!r:.60} is {shape!r:.60}; dimensions are whole numbers from 0 on"
+            )
+        if element and entry.size * element.size != entry.length:
+            raise self.damaged(
+                f"the tensor {name!r:.60} of {entry.dtype} and shape {shape!r:.60} has {entry.length!r:.60} bytes"
+            )
+
+    def read(self, start, size):
+        """Returns `size` bytes from `start` on."""
+        try:
+            self._file.seek(start)
+            content = self._file.read(size)
+        except OSError as error:
+            raise CommandError(f"{self.label} can't be read: {error.strerror}; give the path of a file") from error
+        if len(content) < size:
+            raise self.damaged("it ends too early")
+        return content
+
+    def blocks(self, name):
+        """Yields the bytes of a tensor in blocks."""
+        for place in self.entries[name].places:
+            yield from self._blocks(place)
+
+    def _blocks(self, place):
+        for start in range(place.start, place.stop, BLOCK_BYTES):
+            yield self.read(start, min(BLOCK_BYTES, place.stop - start))  # not held while it waits
+
+    def integers(self, name, count):
+        """Returns the `count` int32 numbers of a tensor."""
+        entry = self.entries[name]
+        if entry.dtype not in ("int32", "I32") or entry.length != 4 * count:
+            raise self.damaged(f"{name!r:.60} must have {4 * count} bytes of int32")
+        return struct.unpack(f"<{count}i", b"".join(self.blocks(name)))
+
+    def check(self, progress):
+        """Compares the content with the checksum. Calls `progress` with the number of bytes of each block."""
+        found = 0
+        for part in self._checksummed():
+            found = zlib.crc32(part, found)
+            progress(len(part))
+        if f"{found}" != self.checksum:
+            raise self.damaged("its checksum does not fit its content")
+
+    def _read(self):
+        """Returns the entries by name, which are still to be checked, and the checksum."""
+        raise NotImplementedError
+
+    def _checksummed(self):
+        """Yields the bytes of which MindSpore calculates the checksum."""
+        raise NotImplementedError
+
+    def written(self, outputs, has_checksum):
+        """Yields the bytes of a file of this format with these tensors."""
+        raise NotImplementedError

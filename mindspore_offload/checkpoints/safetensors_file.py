@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""safetensors files: eight bytes of length, a header in JSON, the values."""
+
+import json
+import struct
+
+from mindspore_offload.checkpoints.checkpoint_file import CHECKSUM_NAME, CheckpointFile, Entry
+from mindspore_offload.formats import ELEMENT_TYPES
+
+METADATA = "__metadata__"  # in the header, beside the tensors
+DTYPES = {row.code: row.name for row in ELEMENT_TYPES.values()} | {"U8": "uint8"}
+HEADER_LIMIT = 2**24  # bytes, about 100 per tensor; parsing may need 30 times that in memory
+DIGITS_READ = 20  # of a number: as many show that it is too large
+
+
+class SafetensorsFile(CheckpointFile):
+    """A safetensors file."""
+
+    KIND = "a file of safetensors"
+
+    def _read(self):
+        tensors, start = self._header()
+        self._metadata = tensors.pop(METADATA, {})
+        if not isinstance(self._metadata, dict) or not all(isinstance(text, str) for text in self._metadata.values()):
+            raise self.damaged(f"{METADATA} in its header is not an object of texts")
+        entries = {name: self._entry(name, tensor, start) for name, tensor in tensors.items()}
+        total = sum(entry.length for entry in entries.values())
+        if total != self.length - start:
+            raise self.damaged(
+                f"its tensors have {total:,} bytes together, but {self.length - start:,} bytes follow its header"
+            )
+        for place in sorted(
+            (entry.places[0] for entry in entries.values()), key=lambda place: (place.start, place.stop)
+        ):
+            if place.start != start:
+                raise self.damaged("the values of two of its tensors overlap, or are apart")
+            start = place.stop
+        return entries, self._metadata.get(CHECKSUM_NAME)
+
+    def _header(self):
+        """Returns the header, and the place where the values begin."""
+        (size,) = struct.unpack("<Q", self.read(0, 8))
+        if size > HEADER_LIMIT:
+            raise self.damaged(f"its header would have {size:,} bytes, and at most {HEADER_LIMIT:,} are read")
+        try:
+            header = json.loads(
+                self.read(8, size).decode("utf-8"),
+                object_pairs_hook=self._unique,
+                parse_int=lambda digits: int(digits[:DIGITS_READ]),
+            )
+        except (ValueError, RecursionError) as error:
+            raise self.damaged("its header is not valid JSON") from error
+        if not isinstance(header, dict):
+            raise self.damaged("its header is not a JSON object")
+        return header, 8 + size
+
+    def _unique(self, pairs):
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise self.damaged("a name occurs twice in its header")
+        return found
+
+    def _entry(self, name, tensor, start):
+        """Returns the tensor that the header describes. Its values begin at `start`."""
+        try:
+            code, shape, (begin, end) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
+            is_valid = isinstance(code, str) and 0 <= begin <= end < 2**63
+            place = range(start + begin, start + end)
+        except (TypeError, KeyError, ValueError):
+            is_valid = False
+        if not is_valid:
+            raise self.damaged(f"the entry of the tensor {name!r:.60} is not one of a tensor")
+        return Entry(name, shape, DTYPES.get(code, code), code, [place])
+
+    def _checksummed(self):
+        for name in sorted(self.entries):
+            yield name.encode("utf-8", "surrogatepass")
+            yield from self.blocks(name)
+
+    def written(self, outputs, has_checksum):
+        """Yields the bytes of a file with these tensors and the metadata of this one, without a checksum.
+
+        The tensors of the longest dtype come first, so that each element is aligned.
+        """
+        outputs = sorted(outputs, key=lambda output: (-output.element_bytes, output.name))
+        metadata = {name: text for name, text in self._metadata.items() if name != CHECKSUM_NAME}
+        header, end = {METADATA: metadata} if metadata else {}, 0
+        for output in outputs:
+            start, end = end, end + output.length
+            header[output.name] = {"dtype": output.code, "shape": output.shape, "data_offsets": (start, end)}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        yield struct.pack("<Q", len(text)) + text
+        for output in outputs:
+            yield from output.blocks
