@@ -13,7 +13,8 @@ from nets import parameters_of
 from test_moments import update_ratios
 
 from mindspore_offload import AdamOffload, AdamWOffload, states
-from mindspore_offload.distributed.ranks import Ranks
+from mindspore_offload.distributed.ranks import World
+from mindspore_offload.formats import MOMENT_NAMES
 from mindspore_offload.states import buckets, codes
 
 MOMENTS = ["moment1", "moment2"]
@@ -150,13 +151,17 @@ def test_a_wrong_shape_of_codes_is_refused(trained):
             state.set_data(Tensor(wrong))
 
 
+@pytest.mark.parametrize("moment", MOMENT_NAMES)
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_a_piece_takes_its_blocks_of_a_whole_state(rank):
-    """From codes, and from float32. A piece of another training is refused."""
-    values = np.random.default_rng(3).standard_normal((130, 161)).astype(np.float32)
+def test_a_piece_takes_its_blocks_of_a_whole_state(rank, moment):
+    """From codes, and from float32. A piece of another training is refused. The padding of float32 pieces is zero."""
+    values = np.abs(np.random.default_rng(3).standard_normal((130, 161))).astype(np.float32)
     parameter = Parameter(Tensor(values), name="w")
-    own = states.allocate(parameter, ms.uint8, Ranks(rank, 3), 0, 0, False, False).moment1
-    whole = states.allocate(parameter, ms.uint8, Ranks(0, 1), 0, 0, False, False).moment1
+
+    def allocate(dtype, rank, ranks):
+        return getattr(states.allocate(parameter, dtype, World(rank, ranks), 0, 0, False, False), moment)
+
+    own, whole = allocate(ms.uint8, rank, 3), allocate(ms.uint8, 0, 1)
     whole.set_data(Tensor(values))
     blocks = np.zeros((3 * 28, 260), np.uint8)  # 7,168 elements a piece
     blocks[: len(whole.memory)] = whole.memory
@@ -164,11 +169,12 @@ def test_a_piece_takes_its_blocks_of_a_whole_state(rank):
         own.memory[:] = 99
         own.set_data(source)
         np.testing.assert_array_equal(own.memory, blocks[28 * rank : 28 * (rank + 1)])
-    exact = states.allocate(parameter, ms.float32, Ranks(rank, 3), 0, 0, False, False).moment1
+    exact = allocate(ms.float32, rank, 3)
     for source in (Tensor(whole.memory), Tensor(own.memory)):
+        exact.memory[:] = 99
         exact.set_data(source)
         padded = np.zeros(3 * 7168, np.float32)
-        padded[: values.size] = codes.decode(whole.memory, "moment1")[: values.size]
+        padded[: values.size] = codes.decode(whole.memory, moment)[: values.size]
         np.testing.assert_array_equal(exact.memory, padded[7168 * rank : 7168 * (rank + 1)])
     with pytest.raises(ValueError, match="merged before another number of ranks"):
         own.set_data(Tensor(np.zeros((42, 260), np.uint8)))

@@ -155,7 +155,7 @@ def test_weights_are_broadcast_and_redundancy_is_not_removed(checked):
     """All ranks begin with the weights of rank 0. The first attempt to save is refused, before there is a file."""
     for of_rank in checked:
         found = of_rank["broadcast"]
-        assert "remove_redundancy can't be True" in found["error"]
+        assert "'remove_redundancy' must be False, but got True" in found["error"]
         assert found["steps"] == 1
         assert found["files"] == []
         assert found["weights"] == checked[0]["broadcast"]["weights"]

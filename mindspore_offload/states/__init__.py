@@ -14,7 +14,8 @@ from mindspore import dtype as mstype
 from mindspore_offload import formats
 from mindspore_offload.distributed.pieces import Piece, piece_of
 from mindspore_offload.states import memory
-from mindspore_offload.states.state import clone_of, exclude_from_broadcast, forget_clones, new_state, shard_state
+from mindspore_offload.states.shard import shard_state
+from mindspore_offload.states.state import clone_of, exclude_from_broadcast, forget_clones, new_state
 
 __all__ = [
     "ParameterStates",
@@ -98,17 +99,14 @@ def allocate(parameter, moment_dtype, world, key, row, has_decay, is_on_device):
     piece = None if is_on_device else piece_of(parameter.size, *world)
     shape = (piece.size,) if piece else tuple(parameter.shape)
     moments = formats.EXACT if is_on_device else formats.format_for(moment_dtype, parameter.size, parameter.ndim)
-    kinds = {name: (moments.shape(shape), moments.dtype) for name in formats.MOMENT_NAMES}
+    kinds = {name: (moments.shape(shape), _numpy_dtype(moments.dtype)) for name in formats.MOMENT_NAMES}
     if parameter.dtype != mstype.float32:
-        kinds["master"] = shape, "float32"
-    dtypes = {prefix: _numpy_dtype(dtype) for prefix, (_, dtype) in kinds.items()}
-    arrays = memory.zeros([(each, dtypes[prefix]) for prefix, (each, _) in kinds.items()])
-    slices = None if piece or moments.has_codes else memory.Slices(dtypes)
-    states = {
-        prefix: clone_of(parameter, prefix, array, piece, slices, is_on_device) for prefix, array in zip(kinds, arrays)
-    }
-    own = [states[name] for name in formats.MOMENT_NAMES]
-    return ParameterStates(parameter, *own, states.get("master"), key, row, has_decay, is_on_device, piece)
+        kinds["master"] = shape, _numpy_dtype("float32")
+    slices = None if piece or moments.has_codes else memory.Slices({name: dtype for name, (_, dtype) in kinds.items()})
+    arrays = memory.zeros(kinds)
+    states = {name: clone_of(parameter, name, arrays[name], piece, slices, is_on_device) for name in kinds}
+    own = (states.get(name) for name in (*formats.MOMENT_NAMES, "master"))
+    return ParameterStates(parameter, *own, key, row, has_decay, is_on_device, piece)
 
 
 def _numpy_dtype(name):

@@ -3,6 +3,7 @@
 """The memory of states: zero pages that lie well for huge pages and caches."""
 
 import contextlib
+import itertools
 import math
 import mmap
 
@@ -31,26 +32,26 @@ class Slices:
         """Returns an array of zeros in this shape for a state. Those of the other states wait beside it."""
         if shape != self._shape or name not in self._waiting:
             self._shape = shape
-            self._waiting = dict(zip(self._dtypes, zeros([(shape, dtype) for dtype in self._dtypes.values()])))
+            self._waiting = zeros({each: (shape, dtype) for each, dtype in self._dtypes.items()})
         return self._waiting.pop(name)
 
 
 def zeros(kinds):
-    """Returns an array of zeros for each shape and numpy dtype of a list; they lie one behind the other.
+    """Returns an array of zeros for each name, by its shape and numpy dtype; they lie one behind the other.
 
     They have no memory yet: the operating system hands out a page when the update first touches it. An initializer
     would write every byte now, which takes longer than compiling a large net. The pages are huge where the system has
     them: in pages of 4 KiB, the page faults of a large model's first step take seconds.
     """
-    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in kinds]
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values()]
     if min(sizes) < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return [np.zeros(shape, dtype) for shape, dtype in kinds]
+        return {name: np.zeros(shape, dtype) for name, (shape, dtype) in kinds.items()}
     distances = [-(-size // mmap.PAGESIZE) * mmap.PAGESIZE + GAP for size in sizes]
     memory = mmap.mmap(-1, sum(distances), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
-    starts = [GAP + sum(distances[:i]) for i in range(len(kinds))]
-    return [
-        np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
-        for (shape, dtype), start in zip(kinds, starts)
-    ]
+    starts = itertools.accumulate(distances, initial=GAP)
+    return {
+        name: np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
+        for (name, (shape, dtype)), start in zip(kinds.items(), starts)
+    }

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The loading of a state: which shapes and dtypes a checkpoint may bring, and how they become the state's own.
+
+`load_param_into_net` compares the shape and dtype of a state's `data` with those in the checkpoint. Those of a
+`Loadable` equal all that the state can convert.
+"""
+
+import functools
+import math
+from typing import NamedTuple, Optional
+
+from mindspore import Tensor
+from mindspore import dtype as mstype
+
+from mindspore_offload import formats
+from mindspore_offload.distributed import pieces
+from mindspore_offload.errors import refuse
+from mindspore_offload.states import codes
+
+# MindSpore loads one parameter after the other, so a refusal comes too late for those before it.
+HALF_LOADED = "What was loaded before it is changed, so make the net and the optimizer anew before you train"
+
+
+class Form(NamedTuple):
+    """The form of a state.
+
+    Attributes:
+        dtype (mindspore.dtype): The dtype of its memory.
+        shape (tuple): The shape of what it holds, apart from the format of moments.
+        whole (tuple): The shape of the whole state. That of the parameter, if there is one.
+        piece (Optional[Piece]): The piece of the whole state that it is.
+        moment (Optional[str]): "moment1" or "moment2". None for other states.
+    """
+
+    dtype: object
+    shape: tuple
+    whole: tuple
+    piece: Optional[pieces.Piece] = None
+    moment: Optional[str] = None
+
+    def may_load(self, shape):
+        """Returns True for each shape that a tensor in some format may have.
+
+        For a large state also for any flat shape, and any blocks of codes: that may be a rank's piece, which
+        `converted` refuses in words that help.
+        """
+        formats_of_data = (False, True) if self.moment else (False,)
+        is_flat = len(shape) == 1 or (self.moment and shape[1:] == (formats.BYTES_OF_BLOCK,))
+        may_be_piece = is_flat and math.prod(self.whole) >= pieces.MIN_SHARDED
+        return may_be_piece or any(shape in self._shapes(has_codes) for has_codes in formats_of_data)
+
+    def _shapes(self, has_codes):
+        """Returns the shapes that a tensor may have, first that of the state. `()` is as good as `(1,)`."""
+        shapes = [formats.CODES.shape(each) if has_codes else each for each in (self.shape, self.whole)]
+        return [*shapes, ()] if self.shape == (1,) else shapes
+
+    def converted(self, name, data):
+        """Returns what a tensor brings for the memory of the state `name`, flat and without the padding at its end.
+
+        A whole state brings the piece in it. A moment is converted from any format: decoded from codes, or rounded to
+        nearest.
+        """
+        brings_codes, shape = self._has_codes(data.dtype), tuple(data.shape)
+        shapes = self._shapes(brings_codes)
+        if shape not in shapes:
+            of_piece = f", or that of its piece, {self.shape}" if self.piece else ""
+            cure = (
+                f"load the checkpoint of a net with the same parameters. Those of the ranks of a sharded training must "
+                f"be merged before another number of ranks loads them: python -m mindspore_offload merge. {HALF_LOADED}"
+            )
+            refuse(ValueError, name, "data", f"have its shape {self.whole}{of_piece}", shape, cure)
+        start, size = 0, math.prod(self.whole)
+        if self.piece:
+            size = max(min(self.piece.size, size - self.piece.begin), 0)
+            start = 0 if shape == shapes[0] else self.piece.begin
+        stop, block = start + size, formats.CODES.block
+        if not brings_codes:
+            dtype = mstype.float32 if self._has_codes(self.dtype) else self.dtype
+            values = data.astype(dtype).asnumpy().reshape(-1)[start:stop]
+            return codes.encode(values, self.moment).reshape(-1) if self._has_codes(self.dtype) else values
+        blocks = data.asnumpy()[start // block : -(-stop // block)]  # pieces consist of whole blocks
+        if self._has_codes(self.dtype):
+            return blocks.reshape(-1)
+        return Tensor(codes.decode(blocks, self.moment)[:size]).astype(self.dtype).asnumpy()
+
+    def _has_codes(self, dtype):
+        return self.moment is not None and formats.moment_format(dtype) is formats.CODES
+
+
+class Loadable(Tensor):
+    """A state as MindSpore's loader sees it. The state itself has its own shape and dtype, and no others."""
+
+    @property
+    def shape(self):
+        return _LoadableShape(super().shape, self.form)
+
+    @property
+    def dtype(self):
+        return _loadable_dtype(self.form.dtype) if self.form.moment else self.form.dtype
+
+
+class _LoadableShape(tuple):
+    """A state's shape, which also equals the others that the state loads."""
+
+    def __new__(cls, shape, form):
+        self = super().__new__(cls, shape)
+        self.form = form
+        return self
+
+    def __eq__(self, other):
+        return isinstance(other, tuple) and (tuple.__eq__(self, other) or self.form.may_load(other))
+
+    def __ne__(self, other):
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+
+@functools.cache
+def _loadable_dtype(dtype):
+    """Returns this dtype, which equals those of all formats of moments."""
+    others = tuple(getattr(mstype, row.dtype) for row in formats.MOMENT_FORMATS.values())
+
+    class LoadableDtype(type(dtype)):
+        def __eq__(self, other):
+            return other in others
+
+        def __ne__(self, other):
+            return not self == other
+
+        __hash__ = type(dtype).__hash__
+
+    return LoadableDtype(8 * Tensor(0, dtype).itemsize)
