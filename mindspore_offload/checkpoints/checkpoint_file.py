@@ -16,7 +16,6 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from mindspore_offload.errors import CommandError
@@ -35,7 +34,8 @@ class Entry(NamedTuple):
         shape (tuple[int]): Its shape.
         dtype (str): The name of its dtype in MindSpore, in lower case. An unknown dtype keeps the file's name for it.
         code (str): The file's name for its dtype.
-        places (list[range]): The places of its bytes in the file, in their order.
+        places (list[range]): The places of its bytes in the file, in their order. If it is to be written, only their
+            sizes count.
     """
 
     name: str
@@ -54,32 +54,22 @@ class Entry(NamedTuple):
         """The number of its bytes."""
         return sum(place.stop - place.start for place in self.places)
 
-
-class Output(NamedTuple):
-    """A tensor to be written.
-
-    Attributes:
-        name (str): Its name.
-        shape (tuple[int]): Its shape.
-        code (str): The file's name for its dtype.
-        length (int): The number of its bytes.
-        blocks (Iterable[bytes]): Its bytes, to be read once and to their end.
-    """
-
-    name: str
-    shape: tuple
-    code: str
-    length: int
-    blocks: Iterable
-
     @property
     def element_bytes(self):
-        """The bytes of an element; 0 if it has none."""
-        return self.length // max(math.prod(self.shape), 1)
+        """The bytes of an element; 0 if there is none."""
+        return self.length // max(self.size, 1)
 
 
 class CheckpointFile:
     """An open checkpoint. Its errors are a CommandError in one line, which begins with its `label`.
+
+    A subclass has for its format:
+
+    - `KIND`: what such a file is called.
+    - `_read()`: returns the entries by name, which are still to be checked, and the checksum.
+    - `_checksummed()`: yields the bytes of which MindSpore calculates the checksum.
+    - `written(tensors, has_checksum)`: yields the bytes of a new file. `tensors` has for each one its `Entry` and its
+      bytes in blocks, which are read once and to their end.
 
     Args:
         file (BinaryIO): The file.
@@ -90,8 +80,6 @@ class CheckpointFile:
         entries (dict[str, Entry]): Its tensors by name. MindSpore loads the last one of a name, and so does this.
         checksum (Optional[str]): Its checksum of MindSpore, None if it has none.
     """
-
-    KIND = ""
 
     def __init__(self, file, label):
         self._file, self.label = file, label
@@ -159,15 +147,3 @@ class CheckpointFile:
             progress(len(part))
         if f"{found}" != self.checksum:
             raise self.damaged("its checksum does not fit its content")
-
-    def _read(self):
-        """Returns the entries by name, which are still to be checked, and the checksum."""
-        raise NotImplementedError
-
-    def _checksummed(self):
-        """Yields the bytes of which MindSpore calculates the checksum."""
-        raise NotImplementedError
-
-    def written(self, outputs, has_checksum):
-        """Yields the bytes of a file of this format with these tensors."""
-        raise NotImplementedError

@@ -109,22 +109,22 @@ class CkptFile(CheckpointFile):
             raise self.damaged("it has an entry without a name or a tensor")
         return values[-1]
 
-    def written(self, outputs, has_checksum):
+    def written(self, tensors, has_checksum):
         checksum = 0
-        for output in outputs:
-            for part in _values(output):
+        for entry, blocks in tensors:
+            for part in _values(entry, iter(blocks)):
                 checksum = zlib.crc32(part, checksum) if has_checksum else 0
                 yield part
         if has_checksum:
             yield CHECKSUM_MARK + checksum.to_bytes(CHECKSUM_BYTES - len(CHECKSUM_MARK), "big")
 
 
-def _values(output):
+def _values(entry, blocks):
     """Yields the Values of a tensor, each as its head and then its bytes in blocks."""
-    blocks, block = iter(output.blocks), b""
-    for start in range(0, output.length or 1, PART_BYTES):
-        left = min(PART_BYTES, output.length - start)
-        yield _head(output, left)
+    block = b""
+    for start in range(0, entry.length or 1, PART_BYTES):
+        left = min(PART_BYTES, entry.length - start)
+        yield _head(entry, left)
         while left:
             block = block or next(blocks)
             part, block = block[:left], block[left:]
@@ -133,11 +133,11 @@ def _values(output):
     yield from blocks  # there are no more, but they shall end
 
 
-def _head(output, length):
+def _head(entry, length):
     """Returns the bytes of a Value before the `length` bytes of its content."""
-    dims = b"".join(_varint(1 << 3) + _varint(dim) for dim in output.shape)
-    tensor = dims + _field(2, output.code.encode()) + _field(3, b"", length)
-    return _field(1, _field(1, output.name.encode()) + _field(2, tensor, length), length)
+    dims = b"".join(_varint(1 << 3) + _varint(dim) for dim in entry.shape)
+    tensor = dims + _field(2, entry.code.encode()) + _field(3, b"", length)
+    return _field(1, _field(1, entry.name.encode()) + _field(2, tensor, length), length)
 
 
 def _field(number, content, behind=0):

@@ -47,7 +47,6 @@ _SOURCES = {
     "experimental.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.int32),
 }
 _TORCH = (torch_state_dict.ADAM, torch_state_dict.ADAMW)
-_POWERS = {"beta1_power", "beta2_power"}
 _WANTED = "give it what mindspore.load_checkpoint returns, or a state_dict of PyTorch and its source"
 _OF_OTHERS = ("muon_m", "pma_weight_ema", "pma_weight_sma")  # states of optimizers that also have an adam_m
 
@@ -108,22 +107,17 @@ def convert_checkpoint(
         ([], [])
     """
     if not isinstance(checkpoint, dict):
-        checks.refuse("checkpoint", "be a dict", checks.described(checkpoint), _WANTED, TypeError)
+        checks.refuse("be a dict", checks.typed(checkpoint), _WANTED, TypeError)
     if not isinstance(source, str) or source not in (*_SOURCES, *_TORCH):
-        expected = f"be one of {sorted((*_SOURCES, *_TORCH))}"
-        advice = "checkpoints of nn.Adam and nn.AdamOffload load as they are"
         error = ValueError if isinstance(source, str) else TypeError
-        checks.refuse("source", expected, f"{source!r:.60}", advice, error)
+        cure = "checkpoints of nn.Adam and nn.AdamOffload load as they are"
+        checks.refuse(f"be one of {sorted((*_SOURCES, *_TORCH))}", f"{source!r:.60}", cure, error, "source")
     betas = checks.decay_rate("beta1", beta1), checks.decay_rate("beta2", beta2)
-    if source in _TORCH:
-        moments1, moments2, steps, betas = torch_state_dict.read(checkpoint, source, names)
-        others: dict[str, Any] = {}
-    else:
-        if names is not None:
-            advice = "these checkpoints have names, leave it out"
-            checks.refuse("names", f"be None for {source}", checks.described(names), advice)
-        moments1, moments2, steps, others = _read(checkpoint, source)
-    checks.moments(moments1, moments2, None if others.keys() >= _POWERS else steps)
+    if source in _SOURCES and names is not None:
+        cure = "these checkpoints have names, leave it out"
+        checks.refuse(f"be None for {source}", checks.typed(names), cure, argument="names")
+    found = torch_state_dict.read(checkpoint, source, names) if source in _TORCH else _read(checkpoint, source, betas)
+    checks.check_moments(found)
     if source in _SOURCES and not _SOURCES[source].corrects_bias:
         warnings.warn(
             f"{source} does not correct the bias of its moments, and AdamWOffload does: the first steps after loading "
@@ -131,65 +125,54 @@ def convert_checkpoint(
             UserWarning,
             stacklevel=2,
         )
-    moments = [*moments1.values(), *moments2.values()]
-    return {**others, **{moment.name: moment for moment in moments}, **_counters(steps, betas, others)}
+    states = {f"{kind}.{name}": value for kind, values in found.moments.items() for name, value in values.items()}
+    states.update(_counters(found))
+    return {**found.others, **{name: Parameter(value, name=name) for name, value in states.items()}}
 
 
-def _read(
-    checkpoint: dict[str, Any], source: str
-) -> tuple[dict[str, Parameter], dict[str, Parameter], int, dict[str, Any]]:
-    """Returns both moments of each parameter by its name, the number of steps, and the rest of a checkpoint."""
+def _read(checkpoint: dict[str, Any], source: str, betas: tuple[float, float]) -> checks.Found:
+    """Reads a checkpoint of MindSpore, MindFormers or MindCV."""
     states = _SOURCES[source]
-    odd = next((name for name in checkpoint if not isinstance(name, str)), None)
-    if odd is not None:
-        checks.refuse("checkpoint", "have names as keys", checks.described(odd), _WANTED, TypeError)
-    moments: dict[str, dict[str, Parameter]] = {states.moment1: {}, states.moment2: {}}
+    kinds = {states.moment1: "moment1", states.moment2: "moment2"}
+    moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds.values()}
     others = {}
     for name, value in checkpoint.items():
+        if not isinstance(name, str):
+            checks.refuse("have names as keys", checks.typed(name), _WANTED, TypeError)
         prefix, _, parameter = name.partition(".")
-        if prefix in moments and parameter:
-            new_name = f"{'moment1' if prefix == states.moment1 else 'moment2'}.{parameter}"
-            value = checks.tensor(name, value).astype(mstype.float32)
-            moments[prefix][parameter] = Parameter(value, name=new_name)
-        elif prefix == "max_exp_avg_sq":
-            _check_unused(name, value)
+        if prefix in kinds and parameter:
+            checks.check_tensor(name, value)
+            moments[kinds[prefix]][parameter] = value.astype(mstype.float32)
+        elif prefix == "max_exp_avg_sq":  # of AMSGrad; `experimental.optim.AdamW` always has it, else as zeros
+            checks.check_tensor(name, value)
+            if value.asnumpy().any():
+                checks.refuse("be of an optimizer without AMSGrad", f"'{name}'", torch_state_dict.NO_AMSGRAD)
         elif prefix in _OF_OTHERS:
-            advice = "it is of another optimizer, load the weights alone"
-            checks.refuse("checkpoint", f"be of {source}", f"the state '{name}'", advice)
+            checks.refuse(f"be of {source}", f"the state '{name}'", checks.OF_OTHER)
         elif name != states.steps:
             others[name] = value
     if states.steps not in checkpoint or not any(moments.values()):
         checks.refuse(
-            "checkpoint",
             f"hold '{states.steps}' and states named '{states.moment1}.<parameter>' and '{states.moment2}.<parameter>'",
             f"{sorted(checkpoint)[:5]} and others",
             f"give it the checkpoint of an optimizer {source}, not of a net alone",
         )
-    ours = [name for name in others if name == "global_step" or name.startswith(("moment1.", "moment2."))]
-    if ours:
-        advice = "give it one optimizer's states, those of nn.Adam and of this package load as they are"
-        checks.refuse("checkpoint", f"hold only states of {source}", f"'{ours[0]}', too", advice)
+    for name in others:
+        if name == "global_step" or name.startswith(("moment1.", "moment2.")):
+            cure = "give it one optimizer's states, those of nn.Adam and of this package load as they are"
+            checks.refuse(f"hold only states of {source}", f"'{name}', too", cure)
     steps = checkpoint[states.steps]
     if states.dtype is not None:
-        checks.tensor(states.steps, steps, [states.dtype])
-    moments1, moments2 = moments.values()
-    return moments1, moments2, checks.step_count(states.steps, steps, states.first), others
+        checks.check_tensor(states.steps, steps, [states.dtype])
+    return checks.Found(moments, checks.step_count(states.steps, steps, states.first), betas, others)
 
 
-def _counters(steps: int, betas: tuple[float, float], others: dict[str, Any]) -> dict[str, Parameter]:
+def _counters(found: checks.Found) -> dict[str, Tensor]:
     """Returns the number of steps, and the powers of the betas that the checkpoint lacks."""
-    counters = {"global_step": Parameter(Tensor([steps], mstype.int32), name="global_step")}
-    for name, beta in zip(("beta1_power", "beta2_power"), betas):
-        if name in others:
-            checks.power(name, others[name])
+    counters = {"global_step": Tensor([found.steps], mstype.int32)}
+    for name, beta in zip(("beta1_power", "beta2_power"), found.betas):
+        if name in found.others:
+            checks.check_power(name, found.others[name])
         else:
-            power = np.array([float(np.float32(beta)) ** steps], np.float32)
-            counters[name] = Parameter(Tensor(power), name=name)
+            counters[name] = Tensor(np.array([float(np.float32(beta)) ** found.steps], np.float32))
     return counters
-
-
-def _check_unused(name: str, value: Any) -> None:
-    """Refuses the third state of AMSGrad. `experimental.optim.AdamW` always has it, without AMSGrad as zeros."""
-    if checks.tensor(name, value).asnumpy().any():
-        advice = "AMSGrad is not supported, load the weights alone"
-        checks.refuse("checkpoint", "be of an optimizer without AMSGrad", f"'{name}'", advice)

@@ -5,10 +5,8 @@
 import itertools
 import math
 
-from mindspore_offload.checkpoints.checkpoint_file import Output
 from mindspore_offload.checkpoints.layout import layout_of
-from mindspore_offload.checkpoints.rank_files import SAME_STEP, in_order
-from mindspore_offload.errors import CommandError
+from mindspore_offload.checkpoints.rank_files import in_order, mixed
 
 
 class Merge:
@@ -28,9 +26,9 @@ class Merge:
         self.ranks = in_order(sources)
         self._sources = [rank.source for rank in self.ranks]
         self._layout = layout_of(self.ranks[0])
-        entries = self._sources[0].entries
-        self._outputs = [self._output(entry) for name, entry in entries.items() if name not in self._layout.dropped]
-        self.length = sum(output.length for output in self._outputs)
+        entries = self._sources[0].entries.values()
+        self._tensors = [self._tensor(entry) for entry in entries if entry.name not in self._layout.dropped]
+        self.length = sum(entry.length for entry, _ in self._tensors)
         self.work = self.length + sum(source.length for source in self._sources if source.checksum)
         self.differing = []
 
@@ -43,16 +41,17 @@ class Merge:
             if source.checksum:
                 source.check(progress)
         has_checksum = all(source.checksum for source in self._sources)
-        for part in self._sources[0].written(self._outputs, has_checksum):
+        for part in self._sources[0].written(self._tensors, has_checksum):
             file.write(part)
             progress(len(part))
 
-    def _output(self, entry):
-        name, shape = entry.name, self._layout.cut.get(entry.name)
+    def _tensor(self, entry):
+        """Returns a tensor of the whole checkpoint: its `Entry`, and its bytes in blocks."""
+        shape = self._layout.cut.get(entry.name)
         if shape is None:
-            return Output(name, entry.shape, entry.code, entry.length, self._whole(name))
-        length = math.prod(shape) * (entry.length // entry.size)
-        return Output(name, shape, entry.code, length, self._joined(name, length))
+            return entry, self._same(entry.name)
+        length = math.prod(shape) * entry.element_bytes
+        return entry._replace(shape=shape, places=[range(length)]), self._joined(entry.name, length)
 
     def _joined(self, name, length):
         """Yields the pieces of a state, one after the other, without the padding behind its last element."""
@@ -63,7 +62,7 @@ class Merge:
                 yield block[:length]
                 length = max(length - len(block), 0)
 
-    def _whole(self, name):
+    def _same(self, name):
         """Yields a tensor of rank 0, and compares it with those of the others."""
         first, *others = ((source, source.blocks(name)) for source in self._sources)
         for block in itertools.chain(first[1], [None]):  # after None, the others must have ended, too
@@ -76,8 +75,6 @@ class Merge:
 
     def _note_difference(self, name, source):
         if name in self._layout.equal:
-            raise CommandError(
-                f"{name!r:.60} in {source} differs from that in {self._sources[0]}, but must be the same on all "
-                f"ranks; {SAME_STEP}"
-            )
+            first = self._sources[0]
+            raise mixed(f"{name!r:.60} in {source} differs from that in {first}, but must be the same on all ranks")
         self.differing.append(name)

@@ -8,8 +8,6 @@ from mindspore_offload.checkpoints.checkpoint_file import CheckpointFile
 from mindspore_offload.distributed.pieces import STATE
 from mindspore_offload.errors import CommandError
 
-SAME_STEP = "give the files that all ranks of one training saved in the same step"
-
 
 class RankFile(NamedTuple):
     """The checkpoint of a rank.
@@ -40,16 +38,14 @@ def in_order(sources):
         if source.entries == first.source.entries:  # as a rule: then one copy is enough for all ranks
             source.entries = first.source.entries
         if file.ranks != first.ranks:
-            raise CommandError(
-                f"{source} is of {file.ranks} ranks, but {first.source} is of {first.ranks}; {SAME_STEP}"
-            )
+            raise mixed(f"{source} is of {file.ranks} ranks, but {first.source} is of {first.ranks}")
         if file.rank in files:
             other = files[file.rank].source
-            raise CommandError(f"rank {file.rank} of {file.ranks} is in both {other} and {source}; {SAME_STEP}")
+            raise mixed(f"rank {file.rank} of {file.ranks} is in both {other} and {source}")
         files[file.rank] = file
     missing = next((rank for rank in range(first.ranks) if rank not in files), None)
     if missing is not None:
-        raise CommandError(f"rank {missing} of {first.ranks} is missing; {SAME_STEP}")
+        raise mixed(f"rank {missing} of {first.ranks} is missing")
     ranks = [files[rank] for rank in range(first.ranks)]
     for file in ranks[1:]:
         _check_fits(file, ranks[0])
@@ -78,15 +74,18 @@ def _check_fits(file, first):
     own, others = file.source.entries, first.source.entries
     for name in own.keys() ^ others.keys():
         lacking, having = (first, file) if name in own else (file, first)
-        raise CommandError(f"{lacking.source} has no {name!r:.60}, but {having.source} has; {SAME_STEP}")
+        raise mixed(f"{lacking.source} has no {name!r:.60}, but {having.source} has")
     for name, entry in own.items():
         other = others[name]
         if (entry.shape, entry.code) != (other.shape, other.code):
-            raise CommandError(
+            raise mixed(
                 f"{name!r:.60} has the shape {entry.shape!r:.60} and the dtype {entry.code:.20} in {file.source}, but "
-                f"{other.shape!r:.60} and {other.code:.20} in {first.source}; {SAME_STEP}"
+                f"{other.shape!r:.60} and {other.code:.20} in {first.source}"
             )
     if file.step != first.step:
-        raise CommandError(
-            f"{file.source} is of step {file.step}, but {first.source} of step {first.step}; {SAME_STEP}"
-        )
+        raise mixed(f"{file.source} is of step {file.step}, but {first.source} of step {first.step}")
+
+
+def mixed(text):
+    """Returns the error for files that are not of one training and one step."""
+    return CommandError(f"{text}; give the files that all ranks of one training saved in the same step")

@@ -78,19 +78,19 @@ class SafetensorsFile(CheckpointFile):
             yield name.encode("utf-8", "surrogatepass")
             yield from self.blocks(name)
 
-    def written(self, outputs, has_checksum):
-        """Yields the bytes of a file with these tensors and the metadata of this one, without a checksum.
+    def written(self, tensors, has_checksum):
+        """The new file has the metadata of this one, and no checksum.
 
         The tensors of the longest dtype come first, so that each element is aligned.
         """
-        outputs = sorted(outputs, key=lambda output: (-output.element_bytes, output.name))
+        tensors = sorted(tensors, key=lambda tensor: (-tensor[0].element_bytes, tensor[0].name))
         metadata = {name: text for name, text in self._metadata.items() if name != CHECKSUM_NAME}
         header, end = {METADATA: metadata} if metadata else {}, 0
-        for output in outputs:
-            start, end = end, end + output.length
-            header[output.name] = {"dtype": output.code, "shape": output.shape, "data_offsets": (start, end)}
+        for entry, _ in tensors:
+            start, end = end, end + entry.length
+            header[entry.name] = {"dtype": entry.code, "shape": entry.shape, "data_offsets": (start, end)}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         yield struct.pack("<Q", len(text)) + text
-        for output in outputs:
-            yield from output.blocks
+        for _, blocks in tensors:
+            yield from blocks

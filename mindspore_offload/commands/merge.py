@@ -53,32 +53,34 @@ def run(arguments):
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f": {output!r} was not written") from None
     try:
-        ranks = f"{len(merge.ranks)} ranks, after step {merge.ranks[0].step}"
-        print(f"{output!r}: {merge.length:,} bytes of tensors from {ranks}")
-        if merge.differing:
-            shown = ", ".join(f"{name!r:.60}" for name in merge.differing[:NAMES_SHOWN])
-            more = f" and {len(merge.differing) - NAMES_SHOWN} others" if len(merge.differing) > NAMES_SHOWN else ""
-            print(f"Different on the ranks, and taken from rank 0: {shown}{more}")
+        _report(merge, output)
     except CommandError as error:
         raise CommandError(f"{error}; {output!r} is complete") from error
     return 0
+
+
+def _report(merge, output):
+    ranks = f"{len(merge.ranks)} ranks, after step {merge.ranks[0].step}"
+    print(f"{output!r}: {merge.length:,} bytes of tensors from {ranks}")
+    if merge.differing:
+        names = ", ".join(f"{name!r:.60}" for name in merge.differing[:NAMES_SHOWN])
+        more = f" and {len(merge.differing) - NAMES_SHOWN} others" if len(merge.differing) > NAMES_SHOWN else ""
+        print(f"Different on the ranks, and taken from rank 0: {names}{more}")
 
 
 def _check_paths(files, output, may_overwrite):
     """Refuses an output that would replace an input or something else, and mixed formats."""
     if not output.lower().endswith((".ckpt", ".safetensors")):
         raise CommandError(f"-o must end in .ckpt or .safetensors, but got {output!r}")
+    exists = os.path.lexists(output)
+    if exists and not os.path.isfile(output):
+        raise CommandError(f"-o {output!r} is not a regular file; give another path")
     for path in files:
         if format_of(path) is not format_of(output):
             raise CommandError(f"{path!r} and -o {output!r} must be of the same format, .ckpt or .safetensors")
-    if not os.path.lexists(output):
-        return
-    if not os.path.isfile(output):
-        raise CommandError(f"-o {output!r} is not a regular file; give another path")
-    for path in files:
-        if os.path.exists(path) and os.path.samefile(path, output):
+        if exists and os.path.exists(path) and os.path.samefile(path, output):
             raise CommandError(f"-o {output!r} is one of the files to merge; give another path")
-    if not may_overwrite:
+    if exists and not may_overwrite:
         raise _exists(output)
 
 

@@ -45,10 +45,10 @@ class Form(NamedTuple):
         For a large state also for any flat shape, and any blocks of codes: that may be a rank's piece, which
         `converted` refuses in words that help.
         """
-        formats_of_data = (False, True) if self.moment else (False,)
-        is_flat = len(shape) == 1 or (self.moment and shape[1:] == (formats.BYTES_OF_BLOCK,))
+        is_moment = self.moment is not None
+        is_flat = len(shape) == 1 or (is_moment and shape[1:] == (formats.BYTES_OF_BLOCK,))
         may_be_piece = is_flat and math.prod(self.whole) >= pieces.MIN_SHARDED
-        return may_be_piece or any(shape in self._shapes(has_codes) for has_codes in formats_of_data)
+        return may_be_piece or shape in self._shapes(False) or (is_moment and shape in self._shapes(True))
 
     def _shapes(self, has_codes):
         """Returns the shapes that a tensor may have, first that of the state. `()` is as good as `(1,)`."""
@@ -93,42 +93,40 @@ class Loadable(Tensor):
 
     @property
     def shape(self):
-        return _LoadableShape(super().shape, self.form)
+        shape = _LoadableShape(super().shape)
+        shape.form = self.form
+        return shape
 
     @property
     def dtype(self):
         return _loadable_dtype(self.form.dtype) if self.form.moment else self.form.dtype
 
 
-class _LoadableShape(tuple):
-    """A state's shape, which also equals the others that the state loads."""
-
-    def __new__(cls, shape, form):
-        self = super().__new__(cls, shape)
-        self.form = form
-        return self
+class _Tolerant:
+    """Equals each value that it `accepts`."""
 
     def __eq__(self, other):
-        return isinstance(other, tuple) and (tuple.__eq__(self, other) or self.form.may_load(other))
+        return self.accepts(other)
 
     def __ne__(self, other):
-        return not self == other
+        return not self.accepts(other)
 
-    __hash__ = tuple.__hash__
+    def __hash__(self):
+        return super().__hash__()
+
+
+class _LoadableShape(_Tolerant, tuple):
+    def accepts(self, other):
+        return isinstance(other, tuple) and self.form.may_load(other)
 
 
 @functools.cache
 def _loadable_dtype(dtype):
     """Returns this dtype, which equals those of all formats of moments."""
-    others = tuple(getattr(mstype, row.dtype) for row in formats.MOMENT_FORMATS.values())
+    dtypes = tuple(getattr(mstype, row.dtype) for row in formats.MOMENT_FORMATS.values())
 
-    class LoadableDtype(type(dtype)):
-        def __eq__(self, other):
-            return other in others
-
-        def __ne__(self, other):
-            return not self == other
-
-        __hash__ = type(dtype).__hash__
+    class LoadableDtype(_Tolerant, type(dtype)):
+        def accepts(self, other):
+            return other in dtypes
 
     return LoadableDtype(8 * Tensor(0, dtype).itemsize)
