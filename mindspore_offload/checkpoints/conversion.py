@@ -48,6 +48,7 @@ _SOURCES = {
 }
 _TORCH = (torch_state_dict.ADAM, torch_state_dict.ADAMW)
 _WANTED = "give it what mindspore.load_checkpoint returns, or a state_dict of PyTorch and its source"
+_AMSGRAD = "max_exp_avg_sq"  # `experimental.optim.AdamW` always has it, without AMSGrad as zeros
 _OF_OTHERS = ("muon_m", "pma_weight_ema", "pma_weight_sma")  # states of optimizers that also have an adam_m
 
 
@@ -143,28 +144,34 @@ def _read(checkpoint: dict[str, Any], source: str, betas: tuple[float, float]) -
         if prefix in kinds and parameter:
             checks.check_tensor(name, value)
             moments[kinds[prefix]][parameter] = value.astype(mstype.float32)
-        elif prefix == "max_exp_avg_sq":  # of AMSGrad; `experimental.optim.AdamW` always has it, else as zeros
-            checks.check_tensor(name, value)
-            if value.asnumpy().any():
-                checks.refuse("be of an optimizer without AMSGrad", f"'{name}'", torch_state_dict.NO_AMSGRAD)
-        elif prefix in _OF_OTHERS:
-            checks.refuse(f"be of {source}", f"the state '{name}'", checks.OF_OTHER)
         elif name != states.steps:
-            others[name] = value
+            _check_other(name, value, source)
+            if prefix != _AMSGRAD:
+                others[name] = value
     if states.steps not in checkpoint or not any(moments.values()):
         checks.refuse(
             f"hold '{states.steps}' and states named '{states.moment1}.<parameter>' and '{states.moment2}.<parameter>'",
             f"{sorted(checkpoint)[:5]} and others",
             f"give it the checkpoint of an optimizer {source}, not of a net alone",
         )
-    for name in others:
-        if name == "global_step" or name.startswith(("moment1.", "moment2.")):
-            cure = "give it one optimizer's states, those of nn.Adam and of this package load as they are"
-            checks.refuse(f"hold only states of {source}", f"'{name}', too", cure)
     steps = checkpoint[states.steps]
     if states.dtype is not None:
         checks.check_tensor(states.steps, steps, [states.dtype])
     return checks.Found(moments, checks.step_count(states.steps, steps, states.first), betas, others)
+
+
+def _check_other(name: str, value: Any, source: str) -> None:
+    """Refuses a state that `source` does not have."""
+    prefix = name.partition(".")[0]
+    if prefix == _AMSGRAD:
+        checks.check_tensor(name, value)
+        if value.asnumpy().any():
+            checks.refuse("be of an optimizer without AMSGrad", f"'{name}'", torch_state_dict.NO_AMSGRAD)
+    elif prefix in _OF_OTHERS:
+        checks.refuse(f"be of {source}", f"the state '{name}'", checks.OF_OTHER)
+    elif name == "global_step" or name.startswith(("moment1.", "moment2.")):
+        cure = "give it one optimizer's states, those of nn.Adam and of this package load as they are"
+        checks.refuse(f"hold only states of {source}", f"'{name}', too", cure)
 
 
 def _counters(found: checks.Found) -> dict[str, Tensor]:
