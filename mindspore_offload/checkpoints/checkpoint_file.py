@@ -2,11 +2,11 @@
 
 """A checkpoint file: what is in it, and the bytes of its tensors, a block at a time.
 
-There is a subclass for each format. It reads and writes the file itself, because the sizes of models' checkpoints do
-not fit into memory, and the libraries hold all values: `load_checkpoint` and `save_checkpoint` of MindSpore, protobuf,
-and `save_file` of safetensors. `safe_open` of safetensors reads slices, but bfloat16 ones only with PyTorch. It maps
-the whole file, which a limit on the address space forbids. It says nothing of the places of the bytes. Moreover, this
-needs no MindSpore, whose import takes seconds.
+There is a subclass for each format, which reads and writes it without the libraries. The checkpoints of a large model
+do not fit into memory, and MindSpore's `load_checkpoint` and `save_checkpoint`, protobuf, and safetensors' `save_file`
+need all values there. safetensors' `safe_open` reads slices, but it has no bfloat16 for NumPy, does not give the places
+of the bytes, and maps the whole file, which a limit on the address space forbids. Importing MindSpore also takes
+seconds.
 
 The file may be damaged or made to do harm: everything in it is checked and has a limit. What a file says of itself
 never decides how much is read or allocated.
