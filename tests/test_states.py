@@ -40,7 +40,7 @@ def test_buckets_are_bounded_and_last_first(sizes, expected):
     cut = buckets.cut(tensors, limit=8 * 4)
     assert [(bucket.start, bucket.stop) for bucket in cut] == expected
     for bucket in cut:
-        assert bucket.tensors == tuple(tensors[bucket.start : bucket.stop])
+        assert bucket.slots == tuple(tensors[bucket.start : bucket.stop])
 
 
 def test_names_shapes_and_types():

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, context
 from mindspore.common.initializer import initializer
 
-from mindspore_offload import formats
+from mindspore_offload import formats, mindspore_private
 from mindspore_offload.states.loading import Form, Loadable
 
 
@@ -100,27 +100,13 @@ def clone_of(parameter, prefix, array, piece=None, slices=None, is_on_device=Fal
     exactly the clones of a parameter as it slices the parameter.
     """
     state = new_state(f"{prefix}.{parameter.name}", array)
-    info, name = parameter.param_info.clone(), state.name
-    info.obj = state
-    state.param_info = info
-    state.name = name
-    state.requires_aggr = parameter.requires_aggr
+    mindspore_private.clone_info(state, parameter)
     whole = tuple(parameter.shape)
     moment = prefix if prefix in formats.MOMENT_NAMES else None
     state.form = Form(state.form.dtype, (piece.size,) if piece else whole, whole, piece, moment)
     state.is_on_device = is_on_device
     state.take_slice = functools.partial(slices.take, prefix) if slices else None
-    info = parameter.param_info
-    info.cloned_obj = [*getattr(info, "cloned_obj", []), state]
     return state
-
-
-def forget_clones(parameters, clones):
-    """Removes states from the lists of their parameters, which would keep their memory as long as the net lives."""
-    forgotten = {id(clone) for clone in clones}
-    for parameter in parameters:
-        info = parameter.param_info
-        info.cloned_obj = [clone for clone in getattr(info, "cloned_obj", []) if id(clone) not in forgotten]
 
 
 def exclude_from_broadcast(optimizer):
