@@ -30,9 +30,8 @@ class SafetensorsFile(CheckpointFile):
             raise self.damaged(
                 f"its tensors have {total:,} bytes together, but {self.length - start:,} bytes follow its header"
             )
-        for place in sorted(
-            (entry.places[0] for entry in entries.values()), key=lambda place: (place.start, place.stop)
-        ):
+        places = (entry.places[0] for entry in entries.values())
+        for place in sorted(places, key=lambda place: (place.start, place.stop)):
             if place.start != start:
                 raise self.damaged("the values of two of its tensors overlap, or are apart")
             start = place.stop
