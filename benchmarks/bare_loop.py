@@ -7,13 +7,13 @@ import functools
 import subprocess
 
 import numpy as np
+from oracle import Oracle
 
 from benchmarks.process import ROOT
-from mindspore_offload.commands.oracle import BETA1, BETA2
 from mindspore_offload.errors import CommandError
 
 LIBRARY = "build/libbare_loop.so"
-LEARNING_RATE = 1e-3
+LEARNING_RATE, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
 
 
 @functools.cache
@@ -54,5 +54,5 @@ class BareLoop:
 
         return step, lambda: arrays[-1][0]
 
-    def expected(self):
-        return {}
+    def oracle(self, weight):
+        return Oracle([weight])

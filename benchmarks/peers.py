@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from oracle import EpsOnCorrectedRoot
+
 from benchmarks.process import progress
 from mindspore_offload.errors import one_line
 
@@ -38,8 +40,8 @@ class Peer:
         optimizer = self.make(parameters)
         return optimizer.step, lambda: parameters[-1].detach().float().numpy()
 
-    def expected(self):
-        return {"eps_on_corrected_root": True}
+    def oracle(self, weight):
+        return EpsOnCorrectedRoot([weight])
 
 
 def installed(threads):

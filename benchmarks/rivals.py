@@ -11,11 +11,11 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
+from oracle import AdamW, NoBiasCorrection, Oracle
 
-from benchmarks.bare_loop import LEARNING_RATE
+from benchmarks.bare_loop import BETA1, BETA2, EPS, LEARNING_RATE
 from mindspore_offload import AdamOffload, AdamWOffload
-from mindspore_offload.commands.oracle import BETA1, BETA2, EPS
-from mindspore_offload.commands.step_speed import Step
+from mindspore_offload.diagnosis.step_speed import Step
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class Rival:
         optimizer: Makes the optimizer from a list of parameters and `settings`.
         settings: Arguments of the optimizer.
         dtype: The dtype of the parameters and gradients.
-        answer: The arguments of `oracle.adam` that describe how this optimizer differs from plain Adam. Its weight
-            decay and loss scale are taken from `settings`.
+        answer: The oracle that this optimizer agrees with. Its weight decay and loss scale are taken from `settings`.
         in_graph: The step is a graph that holds the gradients, as in a training step. Otherwise the optimizer is
             called from Python, and MindSpore takes the gradients as arguments.
     """
@@ -35,7 +34,7 @@ class Rival:
     optimizer: Callable
     settings: dict = field(default_factory=dict)
     dtype: str = "float32"
-    answer: dict = field(default_factory=dict)
+    answer: type[Oracle] = Oracle
     in_graph: bool = True
 
     has_master: ClassVar[bool] = True
@@ -67,10 +66,10 @@ class Rival:
 
         return step, lambda: parameters[-1].astype(ms.float32).asnumpy()
 
-    def expected(self):
-        """Returns the arguments of `oracle.adam` besides weight and gradients."""
+    def oracle(self, weight):
+        """Returns the oracle of a weight."""
         given = {name: self.settings[name] for name in ("weight_decay", "loss_scale") if name in self.settings}
-        return {**given, **self.answer}
+        return self.answer([weight], **given)
 
 
 class FusedCastAdamWeightDecay(nn.Cell):
@@ -129,9 +128,7 @@ ALL = {
     "AdamOffload": Rival(AdamOffload, NATIVE),
     "AdamOffload, decay and loss scale": Rival(AdamOffload, {**NATIVE, "weight_decay": 1e-4, "loss_scale": 1024.0}),
     "AdamOffload, clipping": Rival(AdamOffload, {**NATIVE, **CLIP}),
-    "AdamWOffload": Rival(
-        AdamWOffload, {**NATIVE, "weight_decay": 0.01}, answer={"decoupled": True, "eps_on_corrected_root": True}
-    ),
+    "AdamWOffload": Rival(AdamWOffload, {**NATIVE, "weight_decay": 0.01}, answer=AdamW),
     "AdamOffload, assign": Rival(AdamOffload, {**NATIVE, "writeback": "assign"}),
     "AdamOffload, stock": Rival(AdamOffload, STOCK),
     "AdamOffload, float16": Rival(AdamOffload, NATIVE, "float16"),
@@ -142,7 +139,7 @@ ALL = {
     "nn.Adam": Rival(nn.Adam),
     "ops.clip_by_global_norm, nn.Adam": Rival(Clipped, CLIP),
     "nn.AdamOffload": Rival(nn.AdamOffload),
-    "FusedCastAdamWeightDecay": Rival(FusedCastAdamWeightDecay, answer={"bias_correction": False}),
+    "FusedCastAdamWeightDecay": Rival(FusedCastAdamWeightDecay, answer=NoBiasCorrection),
 }
 MAIN = ("AdamOffload", "nn.Adam", "nn.AdamOffload")
 FROM_PYTHON = {f"{name}, called from Python": replace(ALL[name], in_graph=False) for name in MAIN}

@@ -2,6 +2,7 @@
 
 """Errors: the one form in which bad input is refused, and the end of a command."""
 
+import re
 from typing import NoReturn
 
 
@@ -29,6 +30,10 @@ def typed(value: object) -> str:
 
 
 def one_line(error):
-    """Returns the class of an exception and the first line of its text."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    """Returns the class of an exception and the first line of its text.
+
+    MindSpore divides texts into sections. The rule above and below the title of a section is no line, nor is the title.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    first = next((line for line in lines if line and not re.match(r"--|- .*:", line)), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

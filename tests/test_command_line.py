@@ -14,7 +14,9 @@ import pytest
 from merging import run_command
 
 from mindspore_offload import commands
-from mindspore_offload.commands import doctor, main
+from mindspore_offload.commands import main
+from mindspore_offload.diagnosis import examination
+from mindspore_offload.diagnosis.finding import OK, Finding
 
 SOURCE_TREE = Path(commands.__file__).parents[2]
 
@@ -131,7 +133,7 @@ PRINTING = {
 @pytest.mark.parametrize(("stream", "reason"), UNWRITABLE.values(), ids=UNWRITABLE)
 @pytest.mark.parametrize("arguments", PRINTING.values(), ids=PRINTING)
 def test_a_result_that_can_not_be_printed_is_an_error(arguments, stream, reason, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("all", doctor.OK, "right")])
+    monkeypatch.setattr(examination, "findings", lambda: [Finding("all", OK, "right")])
     monkeypatch.setattr(sys, "stdout", stream())
     assert run_command(*arguments) == 2
     errors = capsys.readouterr().err
@@ -149,7 +151,7 @@ def test_an_error_that_can_not_be_printed_has_a_status(stream, monkeypatch, caps
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_characters_that_can_not_be_printed_are_escaped(encoding, monkeypatch):
-    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("all", doctor.OK, "模型 \udcff")])
+    monkeypatch.setattr(examination, "findings", lambda: [Finding("all", OK, "模型 \udcff")])
     content = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding=encoding))
     assert main(["doctor"]) == 0

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle import Oracle
+from oracle import NoBiasCorrection
 from packaging.requirements import Requirement
 
 from mindspore_offload import AdamOffload, __version__, machine, native_library
-from mindspore_offload.commands import doctor, main, oracle, step_speed, training_check
+from mindspore_offload.commands import doctor, main
+from mindspore_offload.diagnosis import examination, settings, step_speed, training_check, versions
+from mindspore_offload.diagnosis import steps as tried_steps
+from mindspore_offload.diagnosis.finding import Finding
+from mindspore_offload.errors import one_line
 from mindspore_offload.formats import ELEMENT_TYPES
 from mindspore_offload.planning import memory_speed
 
@@ -26,7 +30,7 @@ from mindspore_offload.planning import memory_speed
 @pytest.fixture(scope="module")
 def healthy():
     """The findings on this machine. Their training steps take most of the time of these tests, so all share them."""
-    return list(doctor.examine())
+    return list(examination.findings())
 
 
 @pytest.fixture
@@ -34,8 +38,8 @@ def steps(monkeypatch):
     """Replaces the training steps by right ones that are not run. Returns the arguments of each."""
     tried = []
 
-    def failures(*arguments):
-        tried.append(arguments)
+    def failures(**arguments):
+        tried.append(tuple(arguments.values()))
         return {}
 
     monkeypatch.setattr(training_check, "failures", failures)
@@ -70,17 +74,17 @@ def test_a_healthy_machine(healthy):
     assert "saves no time on the CPU device" in described["offload_ratio"]
 
 
-FAULT = doctor.Finding("speed of light", "failed", "is too low", "use a vacuum")
+FAULT = Finding("speed of light", "failed", "is too low", "use a vacuum")
 
 
 @pytest.mark.parametrize("faults", [[], [FAULT]], ids=["healthy", "faulty"])
 def test_the_findings_are_printed(faults, healthy, monkeypatch, capsys):
     findings = healthy + faults
-    monkeypatch.setattr(doctor, "examine", lambda: iter(findings))
+    monkeypatch.setattr(examination, "findings", lambda: iter(findings))
     assert main(["doctor", "--json"]) == len(faults)
     report = json.loads(capsys.readouterr().out)
     assert report["healthy"] == (not faults)
-    assert [doctor.Finding(**finding) for finding in report["findings"]] == findings
+    assert [Finding(**finding) for finding in report["findings"]] == findings
 
     assert main(["doctor"]) == len(faults)
     verdict = "Not everything works: see above." if faults else "Everything that is used by default works."
@@ -92,34 +96,33 @@ def test_a_cure_has_a_line_of_its_own():
 
 
 def test_each_host_operation_and_writeback_is_tried(steps):
-    findings = list(doctor.examine())
+    findings = list(examination.findings())
     assert of_state(findings, "failed") == []
     ways = [(host_kernel, writeback) for host_kernel in ("native", "stock") for writeback in ("in_place", "assign")]
-    tried = [("auto", "auto", "float32"), *((*way, "float32") for way in ways)]
-    assert steps == [*tried, ("native", "auto", "bfloat16"), ("native", "auto", "uint8")]
+    assert steps == [(), *ways, ("native", "bfloat16"), ("native", "uint8")]
 
 
 def test_without_the_library(steps, fresh_library, tmp_path):
     fresh_library.setattr(native_library, "PATH", tmp_path / "libmindspore_offload.so")
-    findings = list(doctor.examine())
+    findings = list(examination.findings())
     (failed,) = of_state(findings, "failed")
     assert (failed.subject, "does not exist" in failed.text) == ("native library", True)
     assert "install a C++ compiler" in failed.cure
     assert of_steps(findings) == ["ok", "skipped", "skipped", "ok", "ok", "skipped", "skipped"]
-    assert [host_kernel for host_kernel, _, _ in steps] == ["auto", "stock", "stock"]
+    assert steps == [(), ("stock", "in_place"), ("stock", "assign")]
 
 
 def test_with_a_wrong_white_list(steps, fresh_library):
     fresh_library.setenv("MS_CUSTOM_AOT_WHITE_LIST", "/nowhere")
-    (failed,) = of_state(doctor.examine(), "failed")
+    (failed,) = of_state(examination.findings(), "failed")
     assert "MS_CUSTOM_AOT_WHITE_LIST is '/nowhere'" in failed.text
     assert f"set it to '{native_library.PATH.parent}'" in failed.cure
 
 
 def test_with_the_compile_cache(monkeypatch):
     monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
-    (finding,) = [finding for finding in doctor._settings() if finding.subject == "compile cache"]
-    assert (finding.state, "delete the cache" in finding.text) == ("note", True)
+    state, text = settings.CHECKS["compile cache"]()
+    assert (state, "delete the cache" in text) == ("note", True)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_with_another_version(name, version, text, cure, steps, monkeypatch):
         return version if asked == name else installed(asked)
 
     monkeypatch.setattr(importlib.metadata, "version", pretended)
-    findings = list(doctor.examine())
+    findings = list(examination.findings())
     (failed,) = of_state(findings, "failed")
     assert text in failed.text
     assert cure in failed.cure
@@ -166,7 +169,7 @@ def test_where_mindspore_cannot_be_imported(tmp_path):
 def test_a_wrong_step_is_found(monkeypatch):
     """All but the weights' exact values are right here: an optimizer that looks ahead."""
     monkeypatch.setattr(training_check, "AdamOffload", functools.partial(AdamOffload, use_nesterov=True))
-    wrong = training_check.failures("auto", "auto", "float32")
+    wrong = training_check.failures()
     assert list(wrong) == list(ELEMENT_TYPES)
     assert all(text.startswith("the weights are off by") for text in wrong.values())
     assert training_check.error_of_steps("float32", "native", "auto", moment_dtype="bfloat16") > 1
@@ -178,27 +181,32 @@ def test_a_step_that_raises_is_found(monkeypatch):
         raise RuntimeError("no such operation\nand more lines")
 
     monkeypatch.setattr(training_check, "AdamOffload", refuse)
-    wrong = training_check.failures("auto", "auto", "float32")
+    wrong = training_check.failures()
     assert wrong == dict.fromkeys(ELEMENT_TYPES, "RuntimeError: no such operation")
 
 
 def test_wrong_steps_are_reported(steps, monkeypatch):
     wrong = {"float16": "the weights are off by 7 times the allowed error"}
-    monkeypatch.setattr(training_check, "failures", lambda *arguments: wrong)
-    findings = list(doctor.examine())
+    monkeypatch.setattr(training_check, "failures", lambda **arguments: wrong)
+    findings = list(examination.findings())
     assert of_steps(findings) == ["failed"] + 6 * ["warning"]
     assert f"float16: {wrong['float16']}" in of_state(findings, "failed")[0].text
     assert [finding.subject for finding in of_state(findings, "skipped")] == ["speed"]
 
 
-def test_an_accelerator_is_timed_with_half_of_the_states_on_the_host(steps):
-    *_, finding = doctor._training("GPU")
-    assert str(finding) == "ok       offload_ratio     100.0 ms a step with 1.0, 60.0 ms with 0.5, 60% of it"
+def test_the_parts_of_a_step_on_an_accelerator(steps, monkeypatch):
+    """A step has 20 ms without offloading and 80 ms more with it, of which the kernel needs 30."""
+    monkeypatch.setattr(memory_speed, "seconds_of_a_step", lambda size: 0.03 * size / step_speed.PARAMS)
+    *_, speed, whole, half = tried_steps.check("GPU", has_library=True)
+    assert speed.text == "100.0 ms a step of 16,777,216 float32 parameters, 5.96 ns each"
+    assert [finding.subject for finding in (whole, half)] == ["offload_ratio"] * 2
+    times = [re.findall(r"-?[0-9.]+(?= ms|,)", finding.text) for finding in (whole, half)]
+    assert times == [["100.0", "30.0", "0.0", "70.0"], ["60.0", "15.0", "10.0", "35.0"]]
 
 
-def test_speed_is_not_measured_without_memory(monkeypatch):
+def test_speed_is_not_measured_without_memory(steps, monkeypatch):
     monkeypatch.setattr(machine, "available_memory", lambda: 300_000_000)
-    finding = doctor._speed("CPU")
+    *_, finding = tried_steps.check("CPU", has_library=True)
     assert (finding.subject, finding.state) == ("speed", "skipped")
 
 
@@ -222,11 +230,13 @@ def test_the_speed_of_memory_is_measured_with_adam():
     """The kernel gets a learning rate without bias correction."""
     random = np.random.default_rng(6)
     weight, gradient = (random.standard_normal(1001).astype(np.float32) for _ in range(2))
-    expected = oracle.adam(weight, [gradient] * 2, bias_correction=False)
+    expected = NoBiasCorrection([weight])
+    for _ in range(2):
+        expected.step([gradient])
     moment1, moment2 = np.zeros_like(weight), np.zeros_like(weight)
     for _ in range(2):
         memory_speed.run_kernel(weight, moment1, moment2, gradient)
-    assert oracle.worst_error(weight, expected, "float32") < 1
+    assert training_check.worst_error(weight, expected.weights[0], "float32") < 1
     assert memory_speed.memory_speed(size=1000, steps=3) > 0
 
 
@@ -269,51 +279,35 @@ def test_the_supported_versions_are_those_of_the_package():
     wanted = {"mindspore": "MindSpore", "numpy": "numpy", "python": "Python"}
     for text in [*project["dependencies"], f"python{project['requires-python']}"]:
         requirement = Requirement(text)
-        first, beyond = doctor.SUPPORTED[wanted[requirement.name]]
+        name = wanted[requirement.name]
         of_mindspore = ("2.6.9", "2.7.0", "2.10.0", "2.10.5", "2.11.0rc1", "2.11.0")
         for version in ("1.25.9", "1.26.0", "1.99", "2.0", *of_mindspore, "3.8", "3.9", "3.13"):
-            assert (first <= doctor._release(version) < beyond) == requirement.specifier.contains(version), text
+            assert versions.is_supported(name, version) == requirement.specifier.contains(version), text
 
 
-@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "loss_scale": 1024.0}], ids=["plain", "decay"])
-def test_the_oracle_is_that_of_the_tests(settings):
-    random = np.random.default_rng(5)
-    weight = random.standard_normal(1000)
-    gradients = random.standard_normal((3, 1000))
-    other = Oracle([weight], **settings)
-    for gradient in gradients:
-        other.step([gradient])
-    np.testing.assert_allclose(oracle.adam(weight, gradients, **settings), other.weights[0], rtol=0, atol=1e-7)
+RULE = 52 * "-"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            f"no such operation\n\n{RULE}\n- C++ Call Stack: (For framework developers)\n{RULE}\nfile.cc:1",
+            "no such operation",
+        ),
+        (f"{RULE}\n- Framework Error Message:\n{RULE}\nno such operation\nmore", "no such operation"),
+        (f"\n  {RULE}\n", ""),
+    ],
+    ids=["first", "in-a-section", "none"],
+)
+def test_the_line_of_an_error_is_its_message(text, line):
+    assert one_line(TypeError(text)) == (f"TypeError: {line}" if line else "TypeError")
 
 
 @pytest.mark.parametrize("dtype", ELEMENT_TYPES)
 def test_a_rounded_weight_may_be_half_a_unit_off(dtype):
     unit = 2.0 ** -ELEMENT_TYPES[dtype].fraction_bits
     expected = np.array([1.0, 1.5])
-    assert oracle.worst_error(expected + 0.4 * unit, expected, dtype) < 1
-    assert oracle.worst_error(expected + 0.6 * unit + 2e-6, expected, dtype) > 1
-    assert oracle.worst_error(np.array([1.0, np.nan]), expected, dtype) == np.inf
-
-
-class CutsMoments(Oracle):
-    """Adam whose moments are cut to bfloat16 towards zero after each step."""
-
-    def step(self, gradients, weights=None):
-        super().step(gradients, weights)
-        self.moment1, self.moment2 = (
-            [(m.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32).astype(np.float64) for m in moments]
-            for moments in (self.moment1, self.moment2)
-        )
-
-
-def test_the_slack_bounds_what_rounded_moments_change():
-    random = np.random.default_rng(5)
-    weight, gradients = random.standard_normal(1000), random.standard_normal((3, 1000))
-    cut = CutsMoments([weight], 0.01)
-    for gradient in gradients:
-        cut.step([gradient])
-    expected, slack = oracle.adam_and_slack(weight, gradients, learning_rate=0.01, moment_dtype="bfloat16")
-    errors = np.abs(cut.weights[0] - expected)
-    assert np.all(errors < slack + 1e-9)
-    assert np.max(errors / slack) > 0.3  # it is no larger than it has to be
-    assert np.median(slack) < 0.02 * 0.01  # of three steps of the learning rate
+    assert training_check.worst_error(expected + 0.4 * unit, expected, dtype) < 1
+    assert training_check.worst_error(expected + 0.6 * unit + 2e-6, expected, dtype) > 1
+    assert training_check.worst_error(np.array([1.0, np.nan]), expected, dtype) == np.inf

@@ -16,18 +16,23 @@ COEFFICIENTS = {"learning_rate": 1e-3, "eps": 1e-8, "clip": 1, "gradient_scale":
 
 
 def memory_speed(size=2**24, steps=7):
-    """Returns the speed of the fastest of a few steps of `size` parameters, in 1e9 bytes per second.
+    """Returns the speed of host memory in the fastest of a few steps of `size` parameters, in 1e9 bytes per second.
 
     Raises:
         NativeLibraryError: If the native library can't be used here.
     """
+    return BYTES_A_PARAMETER * size / seconds_of_a_step(size, steps) / 1e9
+
+
+def seconds_of_a_step(size, steps=7):
+    """Returns the time of the fastest of a few steps of `size` parameters."""
     weight, moment1, moment2, gradient = (np.ones(size, np.float32) for _ in range(4))
     seconds = []
     for _ in range(1 + steps):
         start = time.perf_counter()
         run_kernel(weight, moment1, moment2, gradient)
         seconds.append(time.perf_counter() - start)
-    return BYTES_A_PARAMETER * size / min(seconds[1:]) / 1e9
+    return min(seconds[1:])
 
 
 def run_kernel(weight, moment1, moment2, gradient):

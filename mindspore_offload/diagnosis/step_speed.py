@@ -4,12 +4,14 @@
 
 import statistics
 import time
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from mindspore_offload import AdamOffload
+from mindspore_offload.planning import memory_speed
 
 SHAPES = ((2048, 2048),) * 4
 PARAMS = sum(rows * columns for rows, columns in SHAPES)
@@ -42,3 +44,27 @@ def seconds_of_a_step(offload_ratio=1.0):
         step()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])
+
+
+class Parts(NamedTuple):
+    """Seconds of a step on an accelerator: all, and its parts. `rest` is the difference: the link and the launches."""
+
+    total: float
+    host: float
+    device: float
+    rest: float
+
+
+def parts_by_ratio(whole):
+    """Returns the `Parts` of a step with all states on the host, which takes `whole` seconds, and with half of them.
+
+    The time of the host is that of the kernel alone, over as many parameters. The time of the device is that of a step
+    without offloading, in the share of the parameters that stay there.
+    """
+    half, none = seconds_of_a_step(0.5), seconds_of_a_step(0.0)
+    kernel = memory_speed.seconds_of_a_step(PARAMS)
+    parts = {}
+    for ratio, total in ((1.0, whole), (0.5, half)):
+        host, device = ratio * kernel, (1 - ratio) * none
+        parts[ratio] = Parts(total, host, device, total - host - device)
+    return parts
