@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.process import ROOT, call, progress
 from mindspore_offload import __version__
-from mindspore_offload.commands.common import whole_number
+from mindspore_offload.commands.options import whole_number
 from mindspore_offload.errors import CommandError
 
 EXAMPLES = str(ROOT / "examples")

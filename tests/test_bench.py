@@ -27,7 +27,7 @@ from benchmarks import memory, peers, rivals, steps, timing, training  # noqa: E
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.words import words  # noqa: E402
 from mindspore_offload import AdamOffload, machine  # noqa: E402
-from mindspore_offload.commands.common import CommandError  # noqa: E402
+from mindspore_offload.errors import CommandError  # noqa: E402
 
 pytestmark = pytest.mark.newest("the benchmark is not part of the package")
 

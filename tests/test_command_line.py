@@ -54,6 +54,7 @@ PLACES = {
     "writeback": ([*ESTIMATE, SPEED, MODEL, "--writeback="], ()),
     "max-grad-norm": ([*ESTIMATE, SPEED, MODEL, "--max-grad-norm="], ("too-small",)),
     "min-offload-size": ([*ESTIMATE, SPEED, MODEL, "--min-offload-size="], ()),
+    "model-parallel": ([*ESTIMATE, SPEED, MODEL, "--model-parallel="], ()),
     "devices": ([*ESTIMATE, SPEED, MODEL, "--devices="], ()),
     "link-gb-s": ([*ESTIMATE, SPEED, MODEL, "--link-gb-s="], ()),
     "host-gb-s": ([*ESTIMATE, MODEL, "--host-gb-s="], ()),

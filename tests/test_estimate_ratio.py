@@ -12,7 +12,7 @@ from estimates import Squares, printed_rows
 from mindspore import Parameter, Tensor, nn
 
 from mindspore_offload import AdamOffload, estimate, placement_report
-from mindspore_offload.commands import main, units
+from mindspore_offload.commands import main, options
 from mindspore_offload.planning.footprint import Size
 
 GB = 10**9
@@ -105,13 +105,16 @@ def test_devices_share_only_the_offloaded_states():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"offload_ratio": 1.5}, "'offload_ratio' must be None or from 0.0 to 1.0, but got 1.5"),
+        ({"offload_ratio": 1.5}, "'offload_ratio' must be from 0.0 to 1.0, but got 1.5"),
         ({"device_memory": 0}, "'device_memory' must be greater than 0 and at most"),
         ({"host_memory": -1}, "'host_memory' must be greater than 0 and at most"),
         ({"activations": 1e9}, "'activations' must be 0 without device_memory, but got 1000000000.0; give both"),
         ({"activations": -1, "device_memory": 1e9}, "'activations' must be from 0 to"),
         ({"device_memory": 1e9, "writeback": "in_place"}, "'device_memory' must be None if writeback is 'in_place'"),
-        ({"offload_ratio": 0.0, "moment_dtype": "bfloat16"}, "'moment_dtype' must be 'float32' if no parameter is off"),
+        (
+            {"offload_ratio": 0.0, "moment_dtype": "bfloat16"},
+            "'moment_dtype' must be 'float32' if offload_ratio or min_off",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(settings, message):
@@ -124,7 +127,7 @@ def test_bad_arguments_are_refused(settings, message):
     [("64GB", 64e9), ("1.5TB", 1.5e12), ("80GiB", 80 * 2**30), ("6.4e10", 6.4e10), ("512 mb", 512e6), ("3k", 3000)],
 )
 def test_bytes_have_units(text, size):
-    assert units.memory(text) == size
+    assert options.memory(text) == size
 
 
 def test_the_command_prints_what_fits(capsys):

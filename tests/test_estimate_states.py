@@ -95,6 +95,38 @@ def test_shared_states_with_the_arguments_of_the_optimizer():
     assert on_cpu.interconnect == 4 * LARGE // 2
 
 
+def test_a_device_has_a_slice_of_each_matrix():
+    """The last of 4 slices of 1001 rows of a dense layer would be shorter; each counts as much as the first."""
+    params = [Size("w", 1001, "bfloat16"), Size("b", 7, "bfloat16", 1)]
+    ours, offload, adam, exact = estimate(params, model_parallel=4)
+    held = 251 + 7
+    assert (ours.host_states, ours.device_weights, ours.to_host, ours.to_device) == (
+        12 * held,
+        2 * held,
+        4 * held,
+        2 * held,
+    )
+    assert (adam.device_states, exact.device_states, offload.host) == (4 * held, 12 * held, 0)
+    # Of a number, the device keeps what fits beside its slice of the weights and gradients.
+    ours = estimate(8000, "float32", model_parallel=8, device_memory=8 * 1000 + 8 * 250)[0]
+    assert (ours.offload_ratio, ours.device_states, ours.host_states) == (0.75, 8 * 250, 8 * 750)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_grad_norm": 1.0},
+        {"skip_nonfinite": True},
+        {"shard_states": True, "devices": 2},
+        {"moment_dtype": "uint8"},
+    ],
+    ids="-".join,
+)
+def test_slices_exclude_what_needs_whole_gradients(settings):
+    with pytest.raises(ValueError, match="For 'estimate', the argument 'model_parallel' must be 1 with max_grad_norm"):
+        estimate(1e9, model_parallel=2, **settings)
+
+
 SMALL = [Size("w", 100, "float32")]
 
 
@@ -120,7 +152,7 @@ SMALL = [Size("w", 100, "float32")]
         (
             SMALL,
             {"moment_dtype": "bfloat16", "min_offload_size": 101},
-            "'moment_dtype' must be 'float32' if no parameter is offloaded, .* keeps all states on the device",
+            "'moment_dtype' must be 'float32' if offload_ratio or min_offload_size keeps all states on the device",
         ),
         (
             1e9,
@@ -128,11 +160,15 @@ SMALL = [Size("w", 100, "float32")]
             "'devices' must be a whole number of at least 2 if shard_states is True, but got 1",
         ),
         (1e9, {"shard_states": True, "devices": 2.5}, "'devices' must be a whole number of at least 2 .* but got 2.5"),
-        (SMALL, {"shard_states": True, "devices": 2}, "'shard_states' must be False if all parameters stay whole"),
+        (
+            SMALL,
+            {"shard_states": True, "devices": 2},
+            "'shard_states' must be False if no offloaded parameter is large enough",
+        ),
         (
             [Size("w", LARGE, "float32")],
             {"shard_states": True, "devices": 2, "min_offload_size": LARGE + 1},
-            "'shard_states' must be False if all parameters stay whole",
+            "'shard_states' must be False if no offloaded parameter is large enough",
         ),
     ],
     ids=[
@@ -166,6 +202,12 @@ def test_the_command_prints_what_shared_bfloat16_states_need(capsys):
     assert report["footprints"]["bfloat16"][0]["interconnect"] == 7 * 2 * 875_000_832
 
 
+def test_the_command_prints_what_a_slice_needs(capsys):
+    printed, (row,) = printed_rows(capsys, "--params=7e9", "--dtype=bf16", "--model-parallel=8")
+    assert "Model parallel: a device has one of 8 slices of each parameter.\n" in printed
+    assert row[1:3] == ["1.75", "GB"]
+
+
 def test_the_command_prints_no_interconnect_without_shared_states(capsys):
     printed, _ = printed_rows(capsys, "--params=7e9", "--devices=8")
     assert "States of AdamOffload: float32 moments.\n" in printed
@@ -176,10 +218,13 @@ def test_the_command_prints_no_interconnect_without_shared_states(capsys):
     ("options", "message"),
     [
         (["--moment-dtype=fp16"], "argument --moment-dtype: invalid choice: 'float16'"),
-        (["--shard-states"], "--shard-states needs several devices that share the states, and --devices is 1"),
+        (
+            ["--shard-states"],
+            "'devices' must be a whole number of at least 2 if shard_states is True",
+        ),
         (
             ["--params=100", "--shard-states", "--devices=2"],
-            "'shard_states' must be False if all parameters stay whole",
+            "'shard_states' must be False if no offloaded parameter is large enough",
         ),
     ],
     ids=["float16", "one-device", "small"],

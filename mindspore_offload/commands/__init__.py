@@ -15,7 +15,7 @@ import tempfile
 
 from mindspore_offload._version import __version__
 from mindspore_offload.commands import doctor, estimate, merge
-from mindspore_offload.commands.common import Results, say
+from mindspore_offload.commands.output import Results, say
 from mindspore_offload.errors import CommandError
 
 COMMANDS = {"doctor": doctor, "estimate": estimate, "merge": merge}

@@ -10,7 +10,7 @@ import time
 from mindspore_offload.checkpoints.merge import Merge
 from mindspore_offload.checkpoints.reading import format_of, opened
 from mindspore_offload.checkpoints.writing import named_at_the_end
-from mindspore_offload.commands.common import say
+from mindspore_offload.commands.output import say
 from mindspore_offload.errors import CommandError
 
 HELP = "merges the checkpoints that all ranks of a sharded optimizer saved into one whole checkpoint"

@@ -5,13 +5,14 @@
 import itertools
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, NoReturn, Optional, Union
 
-from mindspore_offload.formats import ELEMENT_TYPES, LEAST_CODED, MOMENT_FORMATS, format_for, one_of
+from mindspore_offload.errors import refuse, typed
+from mindspore_offload.formats import ELEMENT_TYPES, LEAST_CODED, MOMENT_FORMATS, one_of
 from mindspore_offload.planning import footprint, placement
 from mindspore_offload.planning.footprint import Footprint, Size
 
-MOMENT_DTYPES = tuple(MOMENT_FORMATS)
+WRITEBACKS, MOMENT_DTYPES = ("assign", "in_place"), tuple(MOMENT_FORMATS)
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
 SLOWEST = 1e-9  # in 1e9 bytes per second: the time at a lower speed may be more than a float holds
 
@@ -28,6 +29,7 @@ def estimate(
     moment_dtype: str = "float32",
     shard_states: bool = False,
     devices: int = 1,
+    model_parallel: int = 1,
     link_gb_s: Optional[float] = None,
     host_gb_s: Optional[float] = None,
     device_memory: Optional[float] = None,
@@ -63,6 +65,8 @@ def estimate(
             each large parameter, and they gather the results. Needs several `devices`. Default: ``False`` .
         devices (int): Number of devices that share the host's memory and its speed. Each has these parameters and its
             own optimizer. Default: ``1`` .
+        model_parallel (int): The number of slices that semi-automatic parallel cuts each parameter in. A device has one
+            of them, and parameters of one dimension whole. Default: ``1`` .
         link_gb_s (float): Speed of each device's link, in 1e9 bytes per second. Default: ``None`` , unknown.
         host_gb_s (float): Speed of host memory, in 1e9 bytes per second. Default: ``None`` , unknown.
         device_memory, host_memory (float): Bytes of memory of each device, and of the host. With them, the result tells
@@ -79,6 +83,7 @@ def estimate(
         ValueError: If `shard_states` is True with less than two `devices`.
         ValueError: If `moment_dtype` or `shard_states` would change nothing, because all parameters are too small or
             all states stay on the device.
+        ValueError: If `model_parallel` is given with what semi-automatic parallel refuses.
         ValueError: If `device_memory` is given although `writeback` is ``"in_place"``, or `activations` without it.
 
     Examples:
@@ -95,90 +100,76 @@ def estimate(
         >>> round(ours.offload_ratio, 4), ours.device_states, ours.host_states
         (0.7143, 24000000000, 60000000000)
     """
-    sizes = _sizes(parameters, dtype)
-    if writeback not in ("assign", "in_place"):
-        raise ValueError(
-            f"For 'estimate', the argument 'writeback' must be 'assign' or 'in_place', but got {writeback!r}."
-        )
-    positive = {"max_grad_norm": max_grad_norm, "devices": devices, "link_gb_s": link_gb_s, "host_gb_s": host_gb_s}
-    positive.update(device_memory=device_memory, host_memory=host_memory)
-    for name, value in positive.items():
-        above = SLOWEST if name.endswith("gb_s") else 0
-        if value is not None and not above < value <= MOST:
-            raise ValueError(
-                f"For 'estimate', the argument '{name}' must be greater than {above:g} and at most {MOST:g}, but got "
-                f"{value!r:.60}."
-            )
-    if min_offload_size < 0:
-        raise ValueError(
-            f"For 'estimate', the argument 'min_offload_size' must be at least 0, but got {min_offload_size!r}."
-        )
-    if min_offload_size and isinstance(parameters, (int, float)):
-        raise ValueError(
-            f"For 'estimate', the argument 'min_offload_size' must be 0 for a number of parameters, but got "
-            f"{min_offload_size!r}; give the parameters themselves, which have sizes."
-        )
-    if offload_ratio is not None and not 0 <= offload_ratio <= 1:
-        raise ValueError(
-            f"For 'estimate', the argument 'offload_ratio' must be None or from 0.0 to 1.0, but got "
-            f"{offload_ratio!r:.60}."
-        )
+    sizes, is_number = _sizes(parameters, dtype), isinstance(parameters, (int, float))
+    _check(WRITEBACKS.__contains__, f"be {one_of(map(repr, WRITEBACKS))}", writeback=writeback)
+    _check(MOMENT_DTYPES.__contains__, f"be {one_of(map(repr, MOMENT_DTYPES))}", moment_dtype=moment_dtype)
+    positive = {"max_grad_norm": max_grad_norm, "device_memory": device_memory, "host_memory": host_memory}
+    _check(lambda n: 0 < n <= MOST, f"be greater than 0 and at most {MOST:g}", devices=devices, **positive)
+    speed = f"be greater than {SLOWEST:g} and at most {MOST:g}"
+    _check(lambda n: SLOWEST < n <= MOST, speed, link_gb_s=link_gb_s, host_gb_s=host_gb_s)
+    _check(lambda n: 0 <= n <= 1, "be from 0.0 to 1.0", offload_ratio=offload_ratio)
+    not_negative = {"min_offload_size": min_offload_size, "activations": activations}
+    _check(lambda n: 0 <= n <= MOST, f"be from 0 to {MOST:g}", **not_negative)
+    _check(lambda n: 1 <= n <= MOST and n % 1 == 0, "be a whole number of at least 1", model_parallel=model_parallel)
+    if min_offload_size and is_number:
+        _refuse("min_offload_size", "be 0 for a number of parameters", min_offload_size, "give their sizes")
     if device_memory is not None and writeback == "in_place":
-        raise ValueError(
-            f"For 'estimate', the argument 'device_memory' must be None if writeback is 'in_place', but got "
-            f"{device_memory!r}: everything is in host memory; give host_memory."
-        )
-    if not 0 <= activations <= MOST:
-        raise ValueError(
-            f"For 'estimate', the argument 'activations' must be from 0 to {MOST:g}, but got {activations!r:.60}."
+        _refuse(
+            "device_memory", "be None if writeback is 'in_place'", device_memory, "give host_memory, which holds all"
         )
     if activations and device_memory is None:
-        raise ValueError(
-            f"For 'estimate', the argument 'activations' must be 0 without device_memory, but got {activations!r:.60}; "
-            f"give both."
-        )
-    if moment_dtype not in MOMENT_DTYPES:
-        raise ValueError(
-            f"For 'estimate', the argument 'moment_dtype' must be {one_of(map(repr, MOMENT_DTYPES))}, but got "
-            f"{moment_dtype!r}."
-        )
-    if shard_states and not (devices >= 2 and devices == int(devices)):
-        raise ValueError(
-            f"For 'estimate', the argument 'devices' must be a whole number of at least 2 if shard_states is True, but "
-            f"got {devices!r}; give the number of devices that share the states."
-        )
-    gradients_wait, ranks = max_grad_norm is not None or skip_nonfinite, int(devices) if shard_states else 1
-    is_number = isinstance(parameters, (int, float))
+        _refuse("activations", "be 0 without device_memory", activations, "give both")
+    if shard_states and not (devices >= 2 and devices % 1 == 0):
+        _refuse("devices", "be a whole number of at least 2 if shard_states is True", devices, "give their number")
+    is_clipped = max_grad_norm is not None or skip_nonfinite
+    if model_parallel != 1 and (is_clipped or shard_states or MOMENT_FORMATS[moment_dtype].has_codes):
+        others = "max_grad_norm, skip_nonfinite, shard_states or 8-bit moments"
+        _refuse("model_parallel", f"be 1 with {others}", model_parallel, "the optimizer refuses them there")
 
-    def placed_with(ratio: float) -> tuple[list[Size], list[bool]]:
-        return _placed(sizes, is_number, min_offload_size, ratio)
-
-    def ours_with(ratio: float) -> Footprint:
-        placed, is_on_device = placed_with(ratio)
-        return footprint.offloaded("AdamOffload", placed, moment_dtype, is_on_device, gradients_wait, ranks)
+    def ours_with(ratio: float, moments: str = moment_dtype) -> Footprint:
+        placed, is_on_device = _placed(sizes, is_number, min_offload_size, ratio)
+        ranks = int(devices) if shard_states else 1
+        return footprint.offloaded(
+            "AdamOffload", _slices(placed, model_parallel), moments, is_on_device, is_clipped, ranks
+        )
 
     ratio = 1.0 if offload_ratio is None else offload_ratio
     ours = ours_with(ratio)
-    _check_effect(ours, *placed_with(ratio), moment_dtype, shard_states)
+    if moment_dtype != "float32" and ours.host_states == ours_with(ratio, "float32").host_states:
+        if ours.host_states:
+            must = f"be 'float32' or 'bfloat16' if no parameter has {LEAST_CODED:,} elements and two dimensions"
+            _refuse("moment_dtype", must, moment_dtype, "smaller ones keep float32 moments")
+        must = "be 'float32' if offload_ratio or min_offload_size keeps all states on the device"
+        _refuse("moment_dtype", must, moment_dtype, "leave it out")
+    if shard_states and not ours.interconnect:
+        must = "be False if no offloaded parameter is large enough to be cut"
+        _refuse("shard_states", must, shard_states, "leave it out")
     if offload_ratio is None and device_memory is not None:
         budget = device_memory - activations
         ours = ours_with(_smallest_ratio(sizes, is_number, lambda ratio: ours_with(ratio).device <= budget))
-    if all(size.dtype == "float32" for size in sizes):
-        stock = footprint.offloaded("nn.AdamOffload", sizes)
-    else:
-        stock = Footprint("nn.AdamOffload", refused="trains float32 parameters only")
-    footprints = (
-        ours,
-        stock,
-        footprint.on_device("nn.Adam", sizes),
-        footprint.on_device("Adam, float32 states", sizes, has_masters=True),
-    )
+    footprints = (ours, *footprint.others(_slices(sizes, model_parallel)))
     for each in footprints:
         if writeback == "in_place":
-            footprint.move_to_host(each)
-        footprint.compare(each, devices, activations, device_memory, host_memory)
-        each.seconds = footprint.seconds(each, devices, link_gb_s, host_gb_s)
+            each.move_to_host()
+        each.compare(devices, activations, device_memory, host_memory)
+        each.time(devices, link_gb_s, host_gb_s)
     return footprints
+
+
+def _check(is_right: Callable[[Any], bool], must: str, **values: Any) -> None:
+    """Refuses values of arguments. None stands for an argument that is not given."""
+    for name, value in values.items():
+        if value is not None and not is_right(value):
+            _refuse(name, must, value)
+
+
+def _refuse(argument: str, must: str, got: Any, cure: str = "") -> NoReturn:
+    refuse(ValueError, "estimate", f"argument '{argument}'", must, f"{got!r:.60}", cure)
+
+
+def _slices(sizes: list[Size], number: int) -> list[Size]:
+    """Returns what a device has of parameters that are cut in a number of slices."""
+    return [size._replace(size=-(-size.size // number)) if size.ndim >= 2 else size for size in sizes]
 
 
 def _placed(sizes: list[Size], is_number: bool, min_offload_size: int, ratio: float) -> tuple[list[Size], list[bool]]:
@@ -207,54 +198,20 @@ def _smallest_ratio(sizes: list[Size], is_number: bool, fits: Callable[[float], 
     return 1 - kept[low] / total
 
 
-def _check_effect(
-    ours: Footprint, sizes: list[Size], is_on_device: list[bool], moment_dtype: str, shard_states: bool
-) -> None:
-    """Refuses arguments about states on the host if none are there or, to be shared, if none are large enough."""
-    if moment_dtype != "float32" and not ours.host_states:
-        raise ValueError(
-            f"For 'estimate', the argument 'moment_dtype' must be 'float32' if no parameter is offloaded, but got "
-            f"{moment_dtype!r}, and offload_ratio or min_offload_size keeps all states on the device; leave it out."
-        )
-    offloaded = [size for size, stays in zip(sizes, is_on_device) if not stays]
-    if offloaded and all(format_for(moment_dtype, size.size, size.ndim).name != moment_dtype for size in offloaded):
-        raise ValueError(
-            f"For 'estimate', the argument 'moment_dtype' must be 'float32' or 'bfloat16' if no parameter has "
-            f"{LEAST_CODED:,} elements and two dimensions, but got {moment_dtype!r}; smaller ones keep "
-            f"float32 moments."
-        )
-    if shard_states and not ours.interconnect:
-        raise ValueError(
-            f"For 'estimate', the argument 'shard_states' must be False if all parameters stay whole, but got "
-            f"{shard_states!r}, and no offloaded parameter is large enough to be cut; leave it out."
-        )
-
-
 def _sizes(parameters: Union[float, Iterable[Any]], dtype: Optional[str]) -> list[Size]:
     """Returns the parameters as Sizes, of `dtype` if it is given."""
+    dtypes = f"be one of {list(ELEMENT_TYPES)}"
     if dtype is not None and dtype not in ELEMENT_TYPES:
-        raise TypeError(
-            f"For 'estimate', the argument 'dtype' must be None or one of {list(ELEMENT_TYPES)}, but got {dtype!r}."
-        )
+        refuse(TypeError, "estimate", "argument 'dtype'", dtypes, repr(dtype))
     if isinstance(parameters, (int, float)):
         if not 1 <= parameters <= MOST or parameters != int(parameters):
-            raise ValueError(
-                f"For 'estimate', the argument 'parameters' must be a whole number from 1 to {MOST:g}, "
-                f"but got {parameters!r}."
-            )
-        parameters = [Size("all", int(parameters), dtype or "float32")]
+            _refuse("parameters", f"be a whole number from 1 to {MOST:g}", parameters)
+        return [Size("all", int(parameters), dtype or "float32")]
     if isinstance(parameters, str) or not isinstance(parameters, Iterable):
-        raise TypeError(
-            f"For 'estimate', the argument 'parameters' must be a number or parameters, but got {parameters!r:.60} of "
-            f"type {type(parameters).__name__}; for a net, give net.trainable_params()."
-        )
-    sizes = [
-        Size(getattr(p, "name", ""), p.size, dtype or str(p.dtype).lower(), getattr(p, "ndim", 2)) for p in parameters
-    ]
+        cure = "for a net, give net.trainable_params()"
+        refuse(TypeError, "estimate", "argument 'parameters'", "be a number or parameters", typed(parameters), cure)
+    sizes = [Size.of(parameter) for parameter in parameters]
     for size in sizes:
-        if size.dtype not in ELEMENT_TYPES:
-            raise TypeError(
-                f"For 'estimate', the dtype of the parameter '{size.name}' must be one of {list(ELEMENT_TYPES)}, "
-                f"but got {size.dtype}; give the argument 'dtype'."
-            )
-    return sizes
+        if dtype is None and size.dtype not in ELEMENT_TYPES:
+            refuse(TypeError, "estimate", f"dtype of the parameter '{size.name}'", dtypes, size.dtype, "give dtype")
+    return [size._replace(dtype=dtype or size.dtype) for size in sizes]

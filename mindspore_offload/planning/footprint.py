@@ -3,7 +3,7 @@
 """Counts the bytes of training with Adam, and where they are. Nothing of that size is allocated."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from mindspore_offload.distributed.pieces import piece_size
 from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MomentFormat, format_for
@@ -17,6 +17,12 @@ class Size(NamedTuple):
     size: int
     dtype: str
     ndim: int = 2
+
+    @classmethod
+    def of(cls, parameter: Any) -> "Size":
+        """Returns the `Size` of a parameter, or of any object with `size` and `dtype`."""
+        name, ndim = getattr(parameter, "name", ""), getattr(parameter, "ndim", 2)
+        return cls(name, parameter.size, str(parameter.dtype).lower(), ndim)
 
 
 @dataclass
@@ -68,10 +74,32 @@ class Footprint:
         """All bytes on the host."""
         return self.host_states + self.host_others
 
+    def move_to_host(self) -> None:
+        """Adapts it to the CPU as the device: all of it is in host memory, and nothing crosses a link.
 
-def updated_elements(size: int, ranks: int) -> int:
-    """Returns how many elements of a parameter with `size` elements each rank updates: a padded piece, or all."""
-    return piece_size(size, ranks) or size
+        A gradient that waits for the norm is read twice. A result of another rank costs as much as an own one: it is
+        received, read and written to the parameter; an own update reads gradient and weight and writes the weight.
+        """
+        states, read_before = self.host_states + self.device_states, self.host_others
+        self.host_states, self.host_others = states, self.device_weights + self.device_gradients
+        self.host_traffic = 2 * states + self.device_weights + self.host_others + read_before
+        self.device_weights = self.device_gradients = self.device_states = self.to_host = self.to_device = 0
+
+    def compare(
+        self, devices: float, activations: float, device_memory: Optional[float], host_memory: Optional[float]
+    ) -> None:
+        """Notes whether it fits into these memories. A refused one fits nowhere."""
+        if device_memory is not None:
+            self.fits_device = not self.refused and self.device + activations <= device_memory
+        if host_memory is not None:
+            self.fits_host = not self.refused and self.host * devices <= host_memory
+
+    def time(self, devices: float, link_gb_s: Optional[float], host_gb_s: Optional[float]) -> None:
+        """Notes the time of an update at these speeds, if it can be told."""
+        crossing = self.to_host + self.to_device
+        if self.host_traffic and host_gb_s and (link_gb_s or not crossing):
+            link = crossing / link_gb_s if link_gb_s else 0
+            self.seconds = (link + self.host_traffic * devices / host_gb_s) / 1e9
 
 
 def offloaded(
@@ -94,78 +122,44 @@ def offloaded(
     total = Footprint(name, offload_ratio=placement.offloaded_share(elements, is_on_device))
     for size, stays in zip(sizes, is_on_device):
         own = ELEMENT_TYPES[size.dtype].size
+        updated = size.size if stays else piece_size(size.size, ranks) or size.size
+        waiting = own * updated if gradients_wait else 0  # on the host, for the norm of all gradients
         total.device_weights += own * size.size
         total.device_gradients += own * size.size
+        total.host_others += waiting
         if stays:
-            total.device_states += _state_bytes(size, EXACT, size.size)
-            if gradients_wait:  # the norm is the one of all gradients
-                total.host_others += own * size.size
-                total.to_host += own * size.size
-                total.host_traffic += 2 * own * size.size
+            total.device_states += _state_bytes(size, EXACT, updated)
+            total.to_host += waiting
+            total.host_traffic += 2 * waiting
             continue
-        updated = updated_elements(size.size, ranks)
-        if gradients_wait:
-            total.host_others += own * updated
-            total.host_traffic += own * updated
         states = _state_bytes(size, format_for(moment_dtype, size.size, size.ndim), updated)
-        to_host = (own if size.dtype == "float32" else 2 * own) * updated
+        to_host, to_device = (1 if size.dtype == "float32" else 2) * own * updated, own * updated
         total.host_states += states
         total.to_host += to_host
-        total.to_device += own * updated
+        total.to_device += to_device
         if updated != size.size:
-            total.interconnect += (ranks - 1) * own * updated
+            total.interconnect += (ranks - 1) * to_device
         # The kernel reads and writes the states. What crosses the link is written once and read once.
-        total.host_traffic += 2 * states + 2 * (to_host + own * updated)
+        total.host_traffic += waiting + 2 * (states + to_host + to_device)
     return total
 
 
-def on_device(name: str, sizes: list[Size], has_masters: bool = False) -> Footprint:
-    """Returns the footprint of states on the device: moments in the dtype of the parameter, or float32 with masters."""
+def others(sizes: list[Size]) -> tuple[Footprint, ...]:
+    """Returns the footprints of Adam elsewhere, for comparison."""
     own = sum(ELEMENT_TYPES[size.dtype].size * size.size for size in sizes)
-    states = sum(_state_bytes(size, EXACT, size.size) for size in sizes) if has_masters else 2 * own
-    return Footprint(name, device_weights=own, device_gradients=own, device_states=states)
+    exact = sum(_state_bytes(size, EXACT, size.size) for size in sizes)
+    if all(size.dtype == "float32" for size in sizes):
+        stock = offloaded("nn.AdamOffload", sizes)
+    else:
+        stock = Footprint("nn.AdamOffload", refused="trains float32 parameters only")
+    return (
+        stock,
+        Footprint("nn.Adam", device_weights=own, device_gradients=own, device_states=2 * own),
+        Footprint("Adam, float32 states", device_weights=own, device_gradients=own, device_states=exact),
+    )
 
 
 def _state_bytes(size: Size, moments: MomentFormat, updated: int) -> int:
     """Returns the bytes of both moments, and of the float32 master of a 16-bit parameter, for `updated` elements."""
     master = 0 if size.dtype == "float32" else ELEMENT_TYPES["float32"].size
     return moments.bytes(updated) + master * updated
-
-
-def move_to_host(footprint: Footprint) -> None:
-    """Adapts a footprint to the CPU as the device: all of it is in host memory, and nothing crosses a link.
-
-    A gradient that waits for the norm is read twice. A result of another rank costs as much as an own one: it is
-    received, read and written to the parameter, while an own update reads gradient and weight and writes the weight.
-    """
-    states = footprint.host_states + footprint.device_states
-    weights, gradients, read_before = footprint.device_weights, footprint.device_gradients, footprint.host_others
-    footprint.host_states, footprint.host_others = states, weights + gradients
-    footprint.device_weights = footprint.device_gradients = footprint.device_states = 0
-    footprint.to_host = footprint.to_device = 0
-    footprint.host_traffic = 2 * states + 2 * weights + gradients + read_before
-
-
-def compare(
-    footprint: Footprint,
-    devices: float,
-    activations: float,
-    device_memory: Optional[float],
-    host_memory: Optional[float],
-) -> None:
-    """Notes whether a footprint fits into these memories. A refused one fits nowhere."""
-    if device_memory is not None:
-        footprint.fits_device = not footprint.refused and footprint.device + activations <= device_memory
-    if host_memory is not None:
-        footprint.fits_host = not footprint.refused and footprint.host * devices <= host_memory
-
-
-def seconds(
-    footprint: Footprint, devices: int, link_gb_s: Optional[float], host_gb_s: Optional[float]
-) -> Optional[float]:
-    """Returns the time of an update at these speeds; None if it can't be told."""
-    crossing = footprint.to_host + footprint.to_device
-    if not footprint.host_traffic or not host_gb_s or (crossing and not link_gb_s):
-        return None
-    link = crossing / link_gb_s if link_gb_s else 0
-    return (link + footprint.host_traffic * devices / host_gb_s) / 1e9

@@ -21,7 +21,7 @@ NO_WEIGHT = re.compile(
 
 def of_net(spec):
     """Returns the sizes of the trained parameters of the net that ``module:function`` returns."""
-    return [Size(p.name, p.size, str(p.dtype).lower(), p.ndim) for p in user_net.build(spec).trainable_params()]
+    return [Size.of(parameter) for parameter in user_net.build(spec).trainable_params()]
 
 
 def of_checkpoint(path):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Printing and option types: shared by the commands."""
+"""Prints what commands find to the standard output, and messages to the standard error."""
 
-import argparse
 import contextlib
 import re
 import sys
@@ -54,29 +53,3 @@ def _write(stream, text):
 
 def _reason(error):
     return getattr(error, "strerror", None) or "it is closed"
-
-
-def whole_number(text, least=1):
-    """Converts an option to a whole number of at least `least`; 7e9 is one too."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1
-    if number < least or number != number // 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, but got {text!r:.60}")
-    return int(text) if text.isdecimal() else int(number)
-
-
-def whole_number_or_0(text):
-    return whole_number(text, least=0)
-
-
-def positive(text):
-    """Converts an option to a number greater than 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number greater than 0, but got {text!r:.60}")
-    return number
