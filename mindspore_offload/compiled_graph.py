@@ -14,6 +14,8 @@ from typing import NamedTuple, Optional
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto, NodeProto, PrimitiveProto, TensorProto
 
+from mindspore_offload.errors import refuse
+
 try:
     from mindspore.graph.api import _cell_graph_executor
 except ImportError:  # before MindSpore 2.9
@@ -24,18 +26,14 @@ _OPTIMIZER = "/optimizer-"  # in the scope of its operations
 # Operations that only order or group values, and run nowhere.
 _NO_OPERATION = {"Constant", "Load", "Depend", "UpdateState", "MakeTuple", "TupleGetItem"}
 
-_BYTES = {
-    TensorProto.FLOAT: 4,
-    TensorProto.FLOAT16: 2,
-    TensorProto.BFLOAT16: 2,
-    TensorProto.DOUBLE: 8,
-    TensorProto.BOOL: 1,
-    TensorProto.INT8: 1,
-    TensorProto.UINT8: 1,
-    TensorProto.INT16: 2,
-    TensorProto.INT32: 4,
-    TensorProto.INT64: 8,
+# The types of an element of 1, 2, 4 and 8 bytes.
+_TYPES = {
+    1: (TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8),
+    2: (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT16),
+    4: (TensorProto.FLOAT, TensorProto.INT32),
+    8: (TensorProto.DOUBLE, TensorProto.INT64),
 }
+_BYTES = {kind: size for size, kinds in _TYPES.items() for kind in kinds}
 
 
 class Operation(NamedTuple):
@@ -109,10 +107,9 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
     """
     optimizer = getattr(train_cell, "optimizer", None)
     if optimizer is None:
-        raise ValueError(
-            f"For 'placement_report', the argument 'train_cell' must hold its optimizer in the attribute 'optimizer', "
-            f"but got {type(train_cell).__name__} without one; use nn.TrainOneStepCell or a subclass."
-        )
+        must, got = "hold its optimizer in the attribute 'optimizer'", f"{type(train_cell).__name__} without one"
+        cure = "use nn.TrainOneStepCell or a subclass"
+        refuse(ValueError, "placement_report", "argument 'train_cell'", must, got, cure)
     updated = {parameter.name for parameter in optimizer.parameters}
     states = {p.name: p.nbytes for p in optimizer.get_parameters() if p.name not in updated}
     graph = _Graph(_compile(train_cell, inputs), states)

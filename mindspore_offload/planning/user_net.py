@@ -20,9 +20,9 @@ def build(spec):
     if not source or not name:
         raise CommandError(f"--net must be module:function, as in models.llama:build, but got {spec!r}")
     nn, no_values = _mindspore()
-    # The standard output is for the results.
-    with contextlib.redirect_stdout(sys.stderr):
-        module = _from_file(source, spec) if source.endswith(".py") else _from_path(source, spec)
+    with contextlib.redirect_stdout(sys.stderr):  # the standard output is for the results
+        with _explained(spec, source, "it is imported, not run as a program"):
+            module = _file(source, spec) if source.endswith(".py") else _module(source, spec)
         function = getattr(module, name, None)
         if not callable(function):
             names = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
@@ -35,12 +35,9 @@ def build(spec):
         raise CommandError(f"--net {spec} must return a Cell, but got {type(net).__name__}; return the net")
     if not net.trainable_params():
         count = len(list(net.get_parameters()))
-        if count:
-            raise CommandError(
-                f"--net {spec} returns a frozen net: none of its {count} parameters has requires_grad=True; "
-                f"there is nothing to train"
-            )
-        raise CommandError(f"--net {spec} returns {type(net).__name__} without parameters; there is nothing to train")
+        frozen = f"a frozen net: none of its {count} parameters has requires_grad=True"
+        what = frozen if count else f"{type(net).__name__} without parameters"
+        raise CommandError(f"--net {spec} returns {what}; there is nothing to train")
     return net
 
 
@@ -57,34 +54,31 @@ def _mindspore():
     return nn, no_init_parameters()
 
 
-def _from_file(source, spec):
+def _file(source, spec):
     """Loads this very file, with the modules beside it at hand as for a program."""
     path = os.path.abspath(source)
     if not os.path.isfile(path):
         raise CommandError(f"--net {spec}: there is no file {path}")
     sys.path.insert(0, os.path.dirname(path))
     module_spec = importlib.util.spec_from_file_location(NAME, path)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[NAME] = module  # dataclasses look their module up
-    with _explained(spec, source, "it is run as a module, not as a program"):
-        module_spec.loader.exec_module(module)
+    module = sys.modules[NAME] = importlib.util.module_from_spec(module_spec)  # dataclasses look their module up
+    module_spec.loader.exec_module(module)
     return module
 
 
-def _from_path(source, spec):
+def _module(source, spec):
     """Imports a module of this folder, or an installed one."""
     sys.path.insert(0, os.getcwd())
-    with _explained(spec, source, "it is imported, not run as a program"):
-        try:
-            return importlib.import_module(source)
-        except ModuleNotFoundError as error:
-            # The module itself or a package that it would be in, and not a module that it imports.
-            if error.name and f"{source}.".startswith(f"{error.name}."):
-                raise CommandError(
-                    f"--net {spec}: there is no module {error.name!r} in {os.getcwd()} or among the installed ones; "
-                    f"for a file give its path, as in models/llama.py:build"
-                ) from error
-            raise
+    try:
+        return importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        # The module itself or a package that it would be in, and not a module that it imports.
+        if error.name and f"{source}.".startswith(f"{error.name}."):
+            raise CommandError(
+                f"--net {spec}: there is no module {error.name!r} in {os.getcwd()} or among the installed ones; "
+                f"for a file give its path, as in models/llama.py:build"
+            ) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -94,16 +88,14 @@ def _explained(spec, subject, hint):
         yield
     except CommandError:
         raise
-    except SyntaxError as error:
-        raise CommandError(
-            f"--net {spec}: {error.filename}, line {error.lineno}, is not valid Python: {error.msg}"
-        ) from error
-    except ModuleNotFoundError as error:
-        raise CommandError(
-            f"--net {spec}: the module {error.name!r} is not installed, but is imported{_place(error)}; install it"
-        ) from error
     except (Exception, SystemExit) as error:
-        raise CommandError(f"--net {spec}: {subject} raised {one_line(error)}{_place(error)}; {hint}") from error
+        if isinstance(error, SyntaxError):
+            text = f"{error.filename}, line {error.lineno}, is not valid Python: {error.msg}"
+        elif isinstance(error, ModuleNotFoundError):
+            text = f"the module {error.name!r} is not installed, but is imported{_place(error)}; install it"
+        else:
+            text = f"{subject} raised {one_line(error)}{_place(error)}; {hint}"
+        raise CommandError(f"--net {spec}: {text}") from error
 
 
 def _place(error):
@@ -117,7 +109,6 @@ def _is_of_user(path):
     import mindspore
 
     library = os.path.dirname(os.__file__)
-    if path.startswith(os.path.join(library, "site-packages")):
-        library = os.path.dirname(mindspore.__file__)
-    others = (library, os.path.dirname(mindspore.__file__), os.path.dirname(__file__), "<")
-    return not path.startswith(others)
+    is_installed = path.startswith(os.path.join(library, "site-packages"))
+    others = (os.path.dirname(mindspore.__file__), os.path.dirname(__file__), "<")
+    return not path.startswith(others if is_installed else (*others, library))
