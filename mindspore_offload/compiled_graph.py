@@ -7,7 +7,7 @@ This is the only module that imports private parts of MindSpore.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
@@ -23,8 +23,9 @@ except ImportError:  # before MindSpore 2.9
 
 _OPTIMIZER = "/optimizer-"  # in the scope of its operations
 
-# Operations that only order or group values, and run nowhere.
-_NO_OPERATION = {"Constant", "Load", "Depend", "UpdateState", "MakeTuple", "TupleGetItem"}
+# Operations that only order or group values, and run nowhere; and of those that group, how many inputs they pass on.
+_NO_OPERATION = {"Constant", "UpdateState"}
+_GROUPS = {"Load": 1, "Depend": 1, "MakeTuple": None}
 
 # The types of an element of 1, 2, 4 and 8 bytes.
 _TYPES = {
@@ -116,18 +117,18 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
     state_bytes: dict[str, dict[str, int]] = {"host": {}, "device": {}}
     for name, size in states.items():
         state_bytes[graph.place_of(name)][name] = size
-    to_host, to_device = graph.traffic()
+    moved = graph.traffic()
     total = sum(parameter.size for parameter in optimizer.parameters)
     pairs = zip(optimizer.parameters, getattr(optimizer, "moment1", ()))
     offloaded = sum(parameter.size for parameter, moment in pairs if moment.name in state_bytes["host"])
     return PlacementReport(
-        operations=tuple(Operation(node.name, node.place) for node in graph.step),
+        operations=tuple(node.operation for node in graph.step),
         parameters=total,
         tensors=len(optimizer.parameters),
         offload_ratio=offloaded / total,
         state_bytes=state_bytes,
-        to_host_bytes=to_host,
-        to_device_bytes=to_device,
+        to_host_bytes=moved["host"],
+        to_device_bytes=moved["device"],
         interconnect_bytes=graph.gathered,
     )
 
@@ -141,12 +142,10 @@ def _compile(cell: nn.Cell, inputs: tuple[Tensor, ...]) -> ModelProto:
     return model
 
 
-@dataclass(frozen=True)
-class _Node:
-    name: str
-    place: str
+class _Node(NamedTuple):
+    operation: Operation
     scope: str
-    inputs: tuple[str, ...]
+    inputs: set[str]  # the values that it reads
 
 
 class _Graph:
@@ -157,80 +156,69 @@ class _Graph:
     """
 
     def __init__(self, model: ModelProto, states: Container[str]) -> None:
-        primitives = {primitive.name: primitive for primitive in model.primitives}
-        self.parameters = {parameter.name for parameter in model.graph.parameter}
+        self._primitives = {primitive.name: primitive for primitive in model.primitives}
         self._sizes = {parameter.name: _bytes_of(parameter) for parameter in model.graph.parameter}
-        self._places: dict[str, Optional[str]] = {}  # of each value that an operation makes
-        self._groups: dict[str, Iterable[str]] = {}  # of what only groups or passes on values: what it groups
+        self._places: dict[str, str] = {}  # of each parameter, and of each value that an operation makes
+        self._groups: dict[str, set[str]] = {}  # the values behind one that only groups or passes on others
         self.gathered = 0  # bytes that the optimizer's AllGathers bring
-        nodes: list[_Node] = []
-        for graph in (model.graph, *model.functions):
-            for node in graph.node:
-                nodes += self._read(node, primitives)
-        self._users = defaultdict(list)
+        self._parameters = set(self._sizes)
+        self._users: dict[str, list[_Node]] = defaultdict(list)
         self.step = []
-        for node in nodes:
-            values = set().union(*(self._values(name) for name in node.inputs))
+        graphs = (model.graph, *model.functions)
+        for node in [node for graph in graphs for proto in graph.node for node in self._read(proto)]:
+            values = set().union(*map(self._values, node.inputs))
             for value in values:
                 self._users[value].append(node)
-            if _OPTIMIZER in node.scope or node.place == "host" or any(_last(value) in states for value in values):
+            if _OPTIMIZER in node.scope or node.operation.place == "host" or any(_last(v) in states for v in values):
                 self.step.append(node)
+        for parameter in self._parameters:
+            is_on_device = any(node.operation.place == "device" for node in self._users[parameter])
+            self._places[parameter] = "device" if is_on_device else "host"
 
-    def _read(self, node: NodeProto, primitives: dict[str, PrimitiveProto]) -> Iterator[_Node]:
+    def _read(self, node: NodeProto) -> Iterator[_Node]:
         """Notes the value of a node, and yields the node if it is an operation."""
         reference = node.op_type.removeprefix("REF::")
-        name = reference.split(":")[0]
-        (value,) = node.output
+        name, primitive, (value,) = reference.split(":")[0], self._primitives.get(reference), node.output
         shapes = [attribute for attribute in node.attribute if attribute.name == "shape"]
         shapes += [each for attribute in shapes for each in attribute.values]  # of the elements of a tuple
         self._sizes[value] = sum(_bytes_of(tensor) for attribute in shapes for tensor in attribute.tensors)
-        if name in ("Load", "Depend"):
-            self._groups[value] = node.input[:1]
-        elif name == "MakeTuple":
-            self._groups[value] = node.input
+        if name in _GROUPS:
+            self._groups[value] = set(node.input[: _GROUPS[name]])
         elif name == "TupleGetItem":
-            self._places[value] = self._places.get(node.input[0])
+            if node.input[0] in self._places:
+                self._places[value] = self._places[node.input[0]]
         elif name not in _NO_OPERATION:
-            primitive = primitives.get(reference)
             place = "host" if _attribute(primitive, "primitive_target") == "CPU" else "device"
             self._places[value] = place
             if name == "AllGather" and _OPTIMIZER in node.domain:
                 self.gathered += self._sizes[value] - self._sizes[node.input[0]]
             if name == "Custom":
-                path_and_function = _attribute(primitive, "func_name")
-                name = f"Custom {path_and_function.rpartition(':')[2]}"
-            yield _Node(name, place, node.domain, tuple(node.input))
+                name = f"Custom {_attribute(primitive, 'func_name').rpartition(':')[2]}"  # behind the path
+            yield _Node(Operation(name, place), node.domain, set(node.input))
 
     def _values(self, name: str) -> set[str]:
         """The values behind an input, through what groups or passes them on."""
         if name not in self._groups:
             return {name}
-        return set().union(*(self._values(inner) for inner in self._groups[name]))
+        return set().union(*map(self._values, self._groups[name]))
 
     def place_of(self, state: str) -> str:
         """Returns "host" for the state of this name if nothing on the device uses it, else "device"."""
-        return next((self._place_of_parameter(p) for p in self.parameters if _last(p) == state), "host")
+        return next((self._places[parameter] for parameter in self._parameters if _last(parameter) == state), "host")
 
-    def _place_of_parameter(self, parameter: str) -> str:
-        return "device" if any(node.place == "device" for node in self._users[parameter]) else "host"
-
-    def traffic(self) -> tuple[int, int]:
-        """Bytes that the optimizer step moves to the host and to the device. A value moves once each way."""
-        moved = {"host": 0, "device": 0}
-        of_step = set(map(id, self.step))
-        for value, nodes in list(self._users.items()):
-            place = self._place_of_parameter(value) if value in self.parameters else self._places.get(value)
-            if place is None:  # a constant, or an input of the training cell
-                continue
-            for other in {node.place for node in nodes if id(node) in of_step} - {place}:
+    def traffic(self) -> dict[str, int]:
+        """Bytes that the optimizer step moves to "host" and to "device". A value moves once each way."""
+        moved, of_step = {"host": 0, "device": 0}, set(map(id, self.step))
+        for value, place in self._places.items():  # constants and inputs of the training cell have none
+            for other in {node.operation.place for node in self._users[value] if id(node) in of_step} - {place}:
                 moved[other] += self._sizes[value]
-        return moved["host"], moved["device"]
+        return moved
 
 
 def _attribute(primitive: Optional[PrimitiveProto], name: str) -> str:
     """A text attribute of a primitive; empty without it, or for a call of another graph, which has no primitive."""
-    found = [attribute.s for attribute in primitive.attribute if attribute.name == name] if primitive else []
-    return (found[0].decode() if isinstance(found[0], bytes) else found[0]) if found else ""
+    found = next((attribute.s for attribute in primitive.attribute if attribute.name == name), "") if primitive else ""
+    return found.decode() if isinstance(found, bytes) else found
 
 
 def _bytes_of(tensor: TensorProto) -> int:

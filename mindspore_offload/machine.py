@@ -26,12 +26,10 @@ def container_cores():
     """Returns how many cores' time the container gets; infinite without a limit."""
     limits = [math.inf]
     for group in _groups("cpu"):
-        for quota, period in (("cpu.max", None), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
             with contextlib.suppress(*NO_LIMIT):
-                words = (group / quota).read_text().split()
-                words += (group / period).read_text().split() if period else []
-                if int(words[0]) > 0:
-                    limits.append(int(words[0]) / int(words[1]))
+                quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
+                limits.append(quota / period if quota > 0 else math.inf)
     return min(limits)
 
 

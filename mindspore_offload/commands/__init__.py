@@ -41,18 +41,15 @@ class _Parser(argparse.ArgumentParser):
 def _scratch_folder():
     """Gives MindSpore a folder for its files about a compilation that fails or is interrupted."""
     name = "MS_OM_PATH"
-    if name in os.environ:
-        yield
-        return
     with contextlib.ExitStack() as stack:
-        try:
-            os.environ[name] = stack.enter_context(tempfile.TemporaryDirectory())
-        except OSError as error:
-            raise CommandError(f"no temporary folder can be made: {error.strerror}; set TMPDIR to a folder") from error
-        try:
-            yield
-        finally:
-            del os.environ[name]
+        if name not in os.environ:
+            try:
+                os.environ[name] = stack.enter_context(tempfile.TemporaryDirectory())
+            except OSError as error:
+                text = f"no temporary folder can be made: {error.strerror}; set TMPDIR to a folder"
+                raise CommandError(text) from error
+            stack.callback(os.environ.pop, name)
+        yield
 
 
 def main(argv=None):

@@ -47,10 +47,6 @@ FLAGS = {
     "shard_states": "the optimizer's shard_states: the devices share the states; needs --devices of at least 2",
     "json": "print the numbers as JSON",
 }
-REPORTED = (
-    *("devices", "model_parallel", "moment_dtype", "shard_states"),
-    *("link_gb_s", "device_memory", "host_memory", "activations"),
-)
 
 
 def add_options(parser):
@@ -180,7 +176,7 @@ def _as_json(arguments, count, others, speed, available, tables):
     return {
         "parameters": count,
         "tensors_not_counted": others,
-        **{name: getattr(arguments, name) for name in REPORTED},
+        **{name: getattr(arguments, name) for name in DEFAULTS},
         "host_gb_s": speed,
         "available_bytes": available,
         "footprints": {

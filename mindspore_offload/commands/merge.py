@@ -20,19 +20,10 @@ NAMES_SHOWN = 5
 
 
 def add_options(parser):
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="the checkpoints of all ranks, saved in the same step; in any order, all .ckpt or all .safetensors",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="FILE",
-        help="the checkpoint to write, of the same format as the others",
-    )
+    files = "the checkpoints of all ranks, saved in the same step; in any order, all .ckpt or all .safetensors"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=files)
+    output = "the checkpoint to write, of the same format as the others"
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=output)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 

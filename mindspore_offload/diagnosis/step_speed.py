@@ -4,7 +4,6 @@
 
 import statistics
 import time
-from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -46,25 +45,12 @@ def seconds_of_a_step(offload_ratio=1.0):
     return statistics.median(seconds[2:])
 
 
-class Parts(NamedTuple):
-    """Seconds of a step on an accelerator: all, and its parts. `rest` is the difference: the link and the launches."""
-
-    total: float
-    host: float
-    device: float
-    rest: float
-
-
-def parts_by_ratio(whole):
-    """Returns the `Parts` of a step with all states on the host, which takes `whole` seconds, and with half of them.
+def parts_of_a_step(ratio, total, without_offloading):
+    """Returns the parts of a step of `total` seconds on an accelerator: host, device, and what is left of it.
 
     The time of the host is that of the kernel alone, over as many parameters. The time of the device is that of a step
     without offloading, in the share of the parameters that stay there.
     """
-    half, none = seconds_of_a_step(0.5), seconds_of_a_step(0.0)
-    kernel = memory_speed.seconds_of_a_step(PARAMS)
-    parts = {}
-    for ratio, total in ((1.0, whole), (0.5, half)):
-        host, device = ratio * kernel, (1 - ratio) * none
-        parts[ratio] = Parts(total, host, device, total - host - device)
-    return parts
+    host = ratio * memory_speed.seconds_of_a_step(PARAMS)
+    device = (1 - ratio) * without_offloading
+    return host, device, total - host - device

@@ -57,11 +57,10 @@ def _speed(device):
         yield Finding("offload_ratio", NOTE, text)
         return
     yield Finding("speed", OK, text)
-    for ratio, parts in step_speed.parts_by_ratio(seconds).items():
-        total, host, on_device, rest = (1e3 * part for part in parts)
-        yield Finding(
-            "offload_ratio",
-            OK,
-            f"{ratio}: {total:.1f} ms a step; host {host:.1f}, the kernel alone; device {on_device:.1f}, its share of "
-            f"a step without offloading; the rest {rest:.1f}, computed as the difference: link and launches",
-        )
+    without = step_speed.seconds_of_a_step(0.0)
+    for ratio, total in ((1.0, seconds), (0.5, step_speed.seconds_of_a_step(0.5))):
+        parts = step_speed.parts_of_a_step(ratio, total, without)
+        total, host, on_device, rest = (f"{1e3 * each:.1f}" for each in (total, *parts))
+        text = f"{ratio}: {total} ms a step; host {host}, the kernel alone; device {on_device}, its share of a step "
+        text += f"without offloading; the rest {rest}, computed as the difference: link and launches"
+        yield Finding("offload_ratio", OK, text)

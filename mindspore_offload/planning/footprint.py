@@ -85,14 +85,12 @@ class Footprint:
         self.host_traffic = 2 * states + self.device_weights + self.host_others + read_before
         self.device_weights = self.device_gradients = self.device_states = self.to_host = self.to_device = 0
 
-    def compare(
-        self, devices: float, activations: float, device_memory: Optional[float], host_memory: Optional[float]
-    ) -> None:
-        """Notes whether it fits into these memories. A refused one fits nowhere."""
-        if device_memory is not None:
-            self.fits_device = not self.refused and self.device + activations <= device_memory
-        if host_memory is not None:
-            self.fits_host = not self.refused and self.host * devices <= host_memory
+    def compare(self, devices: float, activations: float, of_device: Optional[float], of_host: Optional[float]) -> None:
+        """Notes whether it fits into the memory of a device and of the host. A refused one fits nowhere."""
+        if of_device is not None:
+            self.fits_device = not self.refused and self.device + activations <= of_device
+        if of_host is not None:
+            self.fits_host = not self.refused and self.host * devices <= of_host
 
     def time(self, devices: float, link_gb_s: Optional[float], host_gb_s: Optional[float]) -> None:
         """Notes the time of an update at these speeds, if it can be told."""

@@ -19,7 +19,14 @@ def build(spec):
     source, _, name = spec.rpartition(":")
     if not source or not name:
         raise CommandError(f"--net must be module:function, as in models.llama:build, but got {spec!r}")
-    nn, no_values = _mindspore()
+    try:
+        from mindspore import nn
+        from mindspore.nn.utils import no_init_parameters
+    except Exception as error:
+        raise CommandError(
+            f"--net needs MindSpore and its nn.utils.no_init_parameters, but importing them raised {one_line(error)}; "
+            f"give --params or --checkpoint"
+        ) from error
     with contextlib.redirect_stdout(sys.stderr):  # the standard output is for the results
         with _explained(spec, source, "it is imported, not run as a program"):
             module = _file(source, spec) if source.endswith(".py") else _module(source, spec)
@@ -29,7 +36,7 @@ def build(spec):
             raise CommandError(
                 f"--net {spec}: {source} has no function {name!r}; it has {', '.join(names[:5]) or 'none at all'}"
             )
-        with _explained(spec, f"{name}()", "it is called without arguments"), no_values:
+        with _explained(spec, f"{name}()", "it is called without arguments"), no_init_parameters():
             net = function()
     if not isinstance(net, nn.Cell):
         raise CommandError(f"--net {spec} must return a Cell, but got {type(net).__name__}; return the net")
@@ -39,19 +46,6 @@ def build(spec):
         what = frozen if count else f"{type(net).__name__} without parameters"
         raise CommandError(f"--net {spec} returns {what}; there is nothing to train")
     return net
-
-
-def _mindspore():
-    """Returns `mindspore.nn`, and a context in which parameters that have an initializer get no memory."""
-    try:
-        from mindspore import nn
-        from mindspore.nn.utils import no_init_parameters
-    except Exception as error:
-        raise CommandError(
-            f"--net needs MindSpore and its nn.utils.no_init_parameters, but importing them raised {one_line(error)}; "
-            f"give --params or --checkpoint"
-        ) from error
-    return nn, no_init_parameters()
 
 
 def _file(source, spec):
