@@ -102,6 +102,13 @@ def test_time_at_given_speeds():
         ([5], {"devices": 0}, ValueError, "'devices' must be greater than 0 and at most .*, but got 0"),
         ([5], {"devices": 10**19}, ValueError, "'devices' must be greater than 0 and at most .*, but got 1000"),
         ([5], {"writeback": "auto"}, ValueError, "'writeback' must be 'assign' or 'in_place', but got 'auto'"),
+        ([5], {"writeback": None}, ValueError, "'writeback' must be 'assign' or 'in_place', but got None"),
+        (
+            [5],
+            {"model_parallel": 1.5},
+            ValueError,
+            r"'model_parallel' must be a whole number from 1 to .*, but got 1.5",
+        ),
     ],
     ids=[
         "no-parameters",
@@ -117,6 +124,8 @@ def test_time_at_given_speeds():
         "no-devices",
         "many-devices",
         "writeback",
+        "no-writeback",
+        "half-a-slice",
     ],
 )
 def test_bad_arguments_are_refused(arguments, settings, error, message):

@@ -105,7 +105,7 @@ def test_devices_share_only_the_offloaded_states():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"offload_ratio": 1.5}, "'offload_ratio' must be from 0.0 to 1.0, but got 1.5"),
+        ({"offload_ratio": 1.5}, "'offload_ratio' must be None or from 0.0 to 1.0, but got 1.5"),
         ({"device_memory": 0}, "'device_memory' must be greater than 0 and at most"),
         ({"host_memory": -1}, "'host_memory' must be greater than 0 and at most"),
         ({"activations": 1e9}, "'activations' must be 0 without device_memory, but got 1000000000.0; give both"),

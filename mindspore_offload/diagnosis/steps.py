@@ -12,7 +12,7 @@ from mindspore_offload.planning.memory_speed import BYTES_A_PARAMETER
 def check(device, has_library):
     """Yields findings about the defaults, about what can be asked for, and about the time of a step."""
     default = _step("auto, auto", {}, FAILED, "the findings above may be the cause")
-    if not has_library:
+    if default.state == OK and not has_library:
         default = default._replace(text=f"{default.text}, by MindSpore's own, slower operations")
     yield default
     for name, arguments, cure in _choices(device):

@@ -104,19 +104,19 @@ def estimate(
     _check(WRITEBACKS.__contains__, f"be {one_of(map(repr, WRITEBACKS))}", writeback=writeback)
     _check(MOMENT_DTYPES.__contains__, f"be {one_of(map(repr, MOMENT_DTYPES))}", moment_dtype=moment_dtype)
     positive = {"max_grad_norm": max_grad_norm, "device_memory": device_memory, "host_memory": host_memory}
-    _check(lambda n: 0 < n <= MOST, f"be greater than 0 and at most {MOST:g}", devices=devices, **positive)
-    speed = f"be greater than {SLOWEST:g} and at most {MOST:g}"
-    _check(lambda n: SLOWEST < n <= MOST, speed, link_gb_s=link_gb_s, host_gb_s=host_gb_s)
-    _check(lambda n: 0 <= n <= 1, "be from 0.0 to 1.0", offload_ratio=offload_ratio)
-    not_negative = {"min_offload_size": min_offload_size, "activations": activations}
-    _check(lambda n: 0 <= n <= MOST, f"be from 0 to {MOST:g}", **not_negative)
-    _check(lambda n: 1 <= n <= MOST and n % 1 == 0, "be a whole number of at least 1", model_parallel=model_parallel)
+    must = f"be greater than 0 and at most {MOST:g}"
+    _check(lambda n: n is None or 0 < n <= MOST, must, devices=devices, **positive)
+    must = f"be greater than {SLOWEST:g} and at most {MOST:g}"
+    _check(lambda n: n is None or SLOWEST < n <= MOST, must, link_gb_s=link_gb_s, host_gb_s=host_gb_s)
+    _check(lambda n: n is None or 0 <= n <= 1, "be None or from 0.0 to 1.0", offload_ratio=offload_ratio)
+    must = f"be from 0 to {MOST:g}"
+    _check(lambda n: 0 <= n <= MOST, must, min_offload_size=min_offload_size, activations=activations)
+    must = f"be a whole number from 1 to {MOST:g}"
+    _check(lambda n: 1 <= n <= MOST and n % 1 == 0, must, model_parallel=model_parallel)
     if min_offload_size and is_number:
         _refuse("min_offload_size", "be 0 for a number of parameters", min_offload_size, "give their sizes")
     if device_memory is not None and writeback == "in_place":
-        _refuse(
-            "device_memory", "be None if writeback is 'in_place'", device_memory, "give host_memory, which holds all"
-        )
+        _refuse("device_memory", "be None if writeback is 'in_place'", device_memory, "all is in host_memory")
     if activations and device_memory is None:
         _refuse("activations", "be 0 without device_memory", activations, "give both")
     if shard_states and not (devices >= 2 and devices % 1 == 0):
@@ -157,9 +157,9 @@ def estimate(
 
 
 def _check(is_right: Callable[[Any], bool], must: str, **values: Any) -> None:
-    """Refuses values of arguments. None stands for an argument that is not given."""
+    """Refuses those values of arguments that are not right."""
     for name, value in values.items():
-        if value is not None and not is_right(value):
+        if not is_right(value):
             _refuse(name, must, value)
 
 
