@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reports where the operations and the states of a step are, from the compiled graph.
-
-This is the only module that imports private parts of MindSpore.
-"""
+"""Reports where the operations and the states of a step are, from the compiled graph."""
 
 import math
 from collections import Counter, defaultdict
@@ -15,11 +12,7 @@ from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto, NodeProto, PrimitiveProto, TensorProto
 
 from mindspore_offload.errors import refuse
-
-try:
-    from mindspore.graph.api import _cell_graph_executor
-except ImportError:  # before MindSpore 2.9
-    from mindspore.common.api import _cell_graph_executor
+from mindspore_offload.mindspore_private import compiled_graph
 
 _OPTIMIZER = "/optimizer-"  # in the scope of its operations
 
@@ -113,7 +106,7 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
         refuse(ValueError, "placement_report", "argument 'train_cell'", must, got, cure)
     updated = {parameter.name for parameter in optimizer.parameters}
     states = {p.name: p.nbytes for p in optimizer.get_parameters() if p.name not in updated}
-    graph = _Graph(_compile(train_cell, inputs), states)
+    graph = _Graph(ModelProto.FromString(compiled_graph(train_cell, *inputs)), states)
     state_bytes: dict[str, dict[str, int]] = {"host": {}, "device": {}}
     for name, size in states.items():
         state_bytes[graph.place_of(name)][name] = size
@@ -131,15 +124,6 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
         to_device_bytes=moved["device"],
         interconnect_bytes=graph.gathered,
     )
-
-
-def _compile(cell: nn.Cell, inputs: tuple[Tensor, ...]) -> ModelProto:
-    """The compiled graph of a cell, as MindSpore's own protocol buffer."""
-    cell.compile(*inputs)
-    phase, _ = _cell_graph_executor.compile(cell, *inputs, phase="train")
-    model = ModelProto()
-    model.ParseFromString(_cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir", False))
-    return model
 
 
 class _Node(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from mindspore_offload import AdamOffload
-from mindspore_offload.compiled_graph import _cell_graph_executor
+from mindspore_offload.mindspore_private import _cell_graph_executor
 
 GRADIENTS = tuple(Tensor(np.ones(shape, np.float32)) for shape in ((5, 3), (3,)))
 
