@@ -16,6 +16,26 @@ WRITEBACKS, MOMENT_DTYPES = ("assign", "in_place"), tuple(MOMENT_FORMATS)
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
 SLOWEST = 1e-9  # in 1e9 bytes per second: the time at a lower speed may be more than a float holds
 
+# What a value must be, whatever the others are.
+_Rule = tuple[Callable[[Any], bool], str]
+_POSITIVE: _Rule = (lambda n: n is None or 0 < n <= MOST, f"be greater than 0 and at most {MOST:g}")
+_SPEED: _Rule = (lambda n: n is None or SLOWEST < n <= MOST, f"be greater than {SLOWEST:g} and at most {MOST:g}")
+_NOT_NEGATIVE: _Rule = (lambda n: 0 <= n <= MOST, f"be from 0 to {MOST:g}")
+_RIGHT_ALONE: dict[str, _Rule] = {
+    "writeback": (WRITEBACKS.__contains__, f"be {one_of(map(repr, WRITEBACKS))}"),
+    "max_grad_norm": _POSITIVE,
+    "min_offload_size": _NOT_NEGATIVE,
+    "offload_ratio": (lambda n: n is None or 0 <= n <= 1, "be None or from 0.0 to 1.0"),
+    "moment_dtype": (MOMENT_DTYPES.__contains__, f"be {one_of(map(repr, MOMENT_DTYPES))}"),
+    "devices": _POSITIVE,
+    "model_parallel": (lambda n: 1 <= n <= MOST and n % 1 == 0, f"be a whole number from 1 to {MOST:g}"),
+    "link_gb_s": _SPEED,
+    "host_gb_s": _SPEED,
+    "device_memory": _POSITIVE,
+    "host_memory": _POSITIVE,
+    "activations": _NOT_NEGATIVE,
+}
+
 
 def estimate(
     parameters: Union[float, Iterable[Any]],
@@ -100,19 +120,11 @@ def estimate(
         >>> round(ours.offload_ratio, 4), ours.device_states, ours.host_states
         (0.7143, 24000000000, 60000000000)
     """
+    arguments = dict(locals())
+    for name, (is_right, must) in _RIGHT_ALONE.items():
+        if not is_right(arguments[name]):
+            _refuse(name, must, arguments[name])
     sizes, is_number = _sizes(parameters, dtype), isinstance(parameters, (int, float))
-    _check(WRITEBACKS.__contains__, f"be {one_of(map(repr, WRITEBACKS))}", writeback=writeback)
-    _check(MOMENT_DTYPES.__contains__, f"be {one_of(map(repr, MOMENT_DTYPES))}", moment_dtype=moment_dtype)
-    positive = {"max_grad_norm": max_grad_norm, "device_memory": device_memory, "host_memory": host_memory}
-    must = f"be greater than 0 and at most {MOST:g}"
-    _check(lambda n: n is None or 0 < n <= MOST, must, devices=devices, **positive)
-    must = f"be greater than {SLOWEST:g} and at most {MOST:g}"
-    _check(lambda n: n is None or SLOWEST < n <= MOST, must, link_gb_s=link_gb_s, host_gb_s=host_gb_s)
-    _check(lambda n: n is None or 0 <= n <= 1, "be None or from 0.0 to 1.0", offload_ratio=offload_ratio)
-    must = f"be from 0 to {MOST:g}"
-    _check(lambda n: 0 <= n <= MOST, must, min_offload_size=min_offload_size, activations=activations)
-    must = f"be a whole number from 1 to {MOST:g}"
-    _check(lambda n: 1 <= n <= MOST and n % 1 == 0, must, model_parallel=model_parallel)
     if min_offload_size and is_number:
         _refuse("min_offload_size", "be 0 for a number of parameters", min_offload_size, "give their sizes")
     if device_memory is not None and writeback == "in_place":
@@ -135,15 +147,7 @@ def estimate(
 
     ratio = 1.0 if offload_ratio is None else offload_ratio
     ours = ours_with(ratio)
-    if moment_dtype != "float32" and ours.host_states == ours_with(ratio, "float32").host_states:
-        if ours.host_states:
-            must = f"be 'float32' or 'bfloat16' if no parameter has {LEAST_CODED:,} elements and two dimensions"
-            _refuse("moment_dtype", must, moment_dtype, "smaller ones keep float32 moments")
-        must = "be 'float32' if offload_ratio or min_offload_size keeps all states on the device"
-        _refuse("moment_dtype", must, moment_dtype, "leave it out")
-    if shard_states and not ours.interconnect:
-        must = "be False if no offloaded parameter is large enough to be cut"
-        _refuse("shard_states", must, shard_states, "leave it out")
+    _check_effect(ours, ours_with(ratio, "float32"), moment_dtype, shard_states)
     if offload_ratio is None and device_memory is not None:
         budget = device_memory - activations
         ours = ours_with(_smallest_ratio(sizes, is_number, lambda ratio: ours_with(ratio).device <= budget))
@@ -156,11 +160,17 @@ def estimate(
     return footprints
 
 
-def _check(is_right: Callable[[Any], bool], must: str, **values: Any) -> None:
-    """Refuses those values of arguments that are not right."""
-    for name, value in values.items():
-        if not is_right(value):
-            _refuse(name, must, value)
+def _check_effect(ours: Footprint, exact: Footprint, moment_dtype: str, shard_states: bool) -> None:
+    """Refuses arguments about states on the host if none are there, or none that are large enough."""
+    if moment_dtype != "float32" and not ours.host_states:
+        must = "be 'float32' if offload_ratio or min_offload_size keeps all states on the device"
+        _refuse("moment_dtype", must, moment_dtype, "leave it out")
+    if moment_dtype != "float32" and ours.host_states == exact.host_states:
+        must = f"be 'float32' or 'bfloat16' if no parameter has {LEAST_CODED:,} elements and two dimensions"
+        _refuse("moment_dtype", must, moment_dtype, "smaller ones keep float32 moments")
+    if shard_states and not ours.interconnect:
+        must = "be False if no offloaded parameter is large enough to be cut"
+        _refuse("shard_states", must, shard_states, "leave it out")
 
 
 def _refuse(argument: str, must: str, got: Any, cure: str = "") -> NoReturn:
