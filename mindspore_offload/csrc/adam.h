@@ -39,17 +39,19 @@ struct AdamCoefficients {
 // A single loop would need fewer instructions, but would walk through four tensors at once. Where these lie at unlucky
 // addresses, the caches of some CPUs confuse their lines: it took up to twice as long.
 
-// Computes the gradient for the moments: clipped, with its L2 penalty, unscaled. Only the penalty needs the weight:
-// `w` may be null if weight_decay is 0.
-ALWAYS_INLINE void PrepareGradient(const AdamCoefficients& c, const float* __restrict w,
-                                   const float* __restrict gradient, float* __restrict g, size_t size) {
+// Returns the gradient for the moments: clipped, with its L2 penalty, unscaled. That is `gradient` itself if none of
+// these changes it, else `buffer`. Only the penalty needs the weight: `w` may be null if weight_decay is 0.
+ALWAYS_INLINE const float* PreparedGradient(const AdamCoefficients& c, const float* __restrict w,
+                                            const float* __restrict gradient, float* __restrict buffer, size_t size) {
   const AdamCoefficients k = c;  // a copy, which no store through a pointer can change
   // A decay of 0 is not computed at all, because 0 times an infinite weight would be NaN.
-  if (k.weight_decay == 0.0f) {
-    for (size_t i = 0; i < size; ++i) g[i] = gradient[i] * k.clip * k.gradient_scale;
-  } else {
-    for (size_t i = 0; i < size; ++i) g[i] = (gradient[i] * k.clip + w[i] * k.weight_decay) * k.gradient_scale;
+  if (k.weight_decay != 0.0f) {
+    for (size_t i = 0; i < size; ++i) buffer[i] = (gradient[i] * k.clip + w[i] * k.weight_decay) * k.gradient_scale;
+    return buffer;
   }
+  if (k.clip == 1.0f && k.gradient_scale == 1.0f) return gradient;
+  for (size_t i = 0; i < size; ++i) buffer[i] = gradient[i] * k.clip * k.gradient_scale;
+  return buffer;
 }
 
 // The units in which UpdateMoments() gets and leaves the moments of a block: a format may keep them as multiples of a
@@ -60,23 +62,27 @@ struct MomentUnits {
   float gain_m, gain_v;
 };
 
-// Units of 1. The products with them change no bit, and compilers leave them out.
+// Units of 1. The products and quotients with them change no bit, and compilers leave them out.
 ALWAYS_INLINE MomentUnits PlainUnits(const AdamCoefficients& c) {
   return {1.0f, 1.0f, 1.0f, c.beta1, c.beta2, 1.0f - c.beta1, 1.0f - c.beta2};
 }
 
-// Updates both moments and computes the difference that the step adds to the weight.
-template <bool kNesterov>
+// Updates both moments and computes the difference that the step adds to the weight. Calls `draw` for each element: a
+// format draws its random bits there, because roots and quotients leave the CPU time for something else.
+template <bool kNesterov, class Drawing>
 ALWAYS_INLINE void UpdateMoments(const AdamCoefficients& c, const MomentUnits& units, const float* __restrict g,
-                                 float* __restrict m, float* __restrict v, float* __restrict delta, size_t size) {
+                                 float* __restrict m, float* __restrict v, float* __restrict delta, size_t size,
+                                 Drawing draw) {
   const AdamCoefficients k = c;
   const MomentUnits u = units;
-  const float rate = -k.learning_rate * u.m;
+  // Both divided by the root of v's unit, so that no root has to be multiplied by it.
+  const float rate = -k.learning_rate * u.m / u.root_of_v, eps = k.eps / u.root_of_v;
   for (size_t i = 0; i < size; ++i) {
+    draw();
     m[i] = m[i] * u.decay_m + u.gain_m * g[i];
     v[i] = v[i] * u.decay_v + u.gain_v * g[i] * g[i];
     const float direction = kNesterov ? m[i] * k.beta1 + u.gain_m * g[i] : m[i];
-    delta[i] = rate * direction / (std::sqrt(v[i]) * u.root_of_v + k.eps);
+    delta[i] = rate * direction / (std::sqrt(v[i]) + eps);
   }
 }
 

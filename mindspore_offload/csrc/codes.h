@@ -24,7 +24,6 @@
 #include "adam.h"
 #include "half.h"
 #include "isa.h"
-#include "stochastic.h"
 
 namespace mindspore_offload {
 
@@ -94,18 +93,25 @@ ALWAYS_INLINE MomentUnits UnitsOf(const AdamCoefficients& c, float scale_m, floa
   return units;
 }
 
+// Multiplies the moments of a block, unless that changes nothing.
+ALWAYS_INLINE void Scale(float factor, float* __restrict moments) {
+  if (factor == 1.0f) return;
+  for (int i = 0; i < static_cast<int>(kCodes); ++i) moments[i] *= factor;
+}
+
 // The bits of the largest magnitudes of a block. Those of an infinity are above all finite ones, those of a NaN higher.
 struct Largest {
-  int32_t m, v;
+  uint32_t m, v;
 };
 
+// No v is below zero, so all bits of one are its magnitude. Those of a NaN may begin with a sign.
 ALWAYS_INLINE Largest LargestOf(const float* __restrict m, const float* __restrict v) {
-  int32_t largest_m = 0, largest_v = 0;
+  Largest largest{};
   for (int i = 0; i < static_cast<int>(kCodes); ++i) {
-    largest_m = std::max(largest_m, static_cast<int32_t>(BitsOf(m[i]) & kMagnitude));
-    largest_v = std::max(largest_v, static_cast<int32_t>(BitsOf(v[i]) & kMagnitude));
+    largest.m = std::max(largest.m, BitsOf(m[i]) & kMagnitude);
+    largest.v = std::max(largest.v, BitsOf(v[i]));
   }
-  return {largest_m, largest_v};
+  return largest;
 }
 
 // The same, after both moments of an element were set to zero where one of them is NaN or too large for a scale: the
@@ -122,47 +128,50 @@ ALWAYS_INLINE Largest LargestWithoutOverflows(const MomentUnits& units, float* _
   return LargestOf(m, v);
 }
 
-// The bits of f(0) times a power of two, with which the largest code is not exceeded whatever the random bits are, and
-// whose exponent is not used up. `kTop` is the number of binades from f(0) to the largest f(code), `slack` what
-// rounding adds to the largest number at most.
+// The bits of 1.
+constexpr uint32_t kOne = 127 << 23;
+
+// The bits of the power of two by which the moments of a block are divided, so that also the largest has a code,
+// whatever the random bits are, and so that its exponent is used up. `kTop` is the number of binades from f(0) to the
+// largest f(code), `slack` what rounding adds to the largest moment at most. f(0) times the power is a normal number.
 template <uint32_t kTop>
-ALWAYS_INLINE uint32_t FirstOf(int32_t largest, uint32_t slack) {
-  const uint32_t exponent = (static_cast<uint32_t>(largest) + slack) >> 23;
-  return (std::max(exponent, kTop + 1) - kTop) << 23;
+ALWAYS_INLINE uint32_t WindowOf(uint32_t largest, uint32_t slack) {
+  return std::max((largest + slack) >> 23, kTop + 1) << 23;
 }
 
 template <int kQuarter>
-ALWAYS_INLINE uint32_t RoundedM(float m, uint32_t first, uint32_t random) {
-  const uint32_t magnitude = BitsOf(std::fabs(m) + FloatOf(first)) - first + ((random & 0xfff) << 8);
+ALWAYS_INLINE uint32_t RoundedM(float m, uint32_t random) {
+  const uint32_t magnitude = BitsOf(std::fabs(m) + FloatOf(kFirstM)) + (random >> 12);
   return ToWord<kQuarter>((magnitude & kCodeOfM) | (BitsOf(m) & kSign) >> 4);
 }
 
 template <int kQuarter>
-ALWAYS_INLINE uint32_t RoundedV(float v, uint32_t first, uint32_t random) {
-  const int32_t above = std::max(static_cast<int32_t>(BitsOf(v) - first), 0);
-  return ToWord<kQuarter>((static_cast<uint32_t>(above) + (random >> 12)) & kCodeOfV);
+ALWAYS_INLINE uint32_t RoundedV(float v, uint32_t random) {
+  const int32_t magnitude = std::max(static_cast<int32_t>(BitsOf(v)), static_cast<int32_t>(kFirstV));
+  return ToWord<kQuarter>((static_cast<uint32_t>(magnitude) + (random & 0xfffff)) & kCodeOfV);
 }
 
-// Rounds moments in these units stochastically to codes: random bits are added below the last place, 12 for m and 20
-// for v, and the sum is cut. `element` is the index of the first. An overflowed moment becomes zero.
-ALWAYS_INLINE void Encode(const MomentUnits& units, RoundingSeed seed, uint32_t element, float* __restrict m,
+// Rounds moments in these units stochastically to codes: 20 random bits are added below the last place, and the sum is
+// cut. Those of m are the upper ones of the element, those of v the lower ones. m's last eight are v's first, but
+// decide in one of 4,096 roundings at most. An overflowed moment becomes zero.
+ALWAYS_INLINE void Encode(const MomentUnits& units, const uint32_t* __restrict random, float* __restrict m,
                           float* __restrict v, CodeBlock* __restrict block_m, CodeBlock* __restrict block_v) {
   const Largest largest = LargestWithoutOverflows(units, m, v);
   // To m comes f(0), which is 2^8 units of the last place of the largest float below 2, and may be rounded up.
-  const uint32_t first_m = FirstOf<15>(largest.m, 0x100000 + 0x200), first_v = FirstOf<31>(largest.v, 0xfffff);
-  block_m->scale = largest.m == 0 ? 0.0f : units.m * FloatOf(first_m + (15 << 23));
-  block_v->scale = largest.v == 0 ? 0.0f : units.v * FloatOf(first_v + (31 << 23));
+  const uint32_t window_m = WindowOf<15>(largest.m, 0x100000 + 0x200), window_v = WindowOf<31>(largest.v, 0xfffff);
+  block_m->scale = largest.m == 0 ? 0.0f : units.m * FloatOf(window_m);
+  block_v->scale = largest.v == 0 ? 0.0f : units.v * FloatOf(window_v);
+  // In most steps both windows are 1: codes do not decay.
+  Scale(FloatOf(2 * kOne - window_m), m);
+  Scale(FloatOf(2 * kOne - window_v), v);
   for (int j = 0; j < static_cast<int>(kCodeWords); ++j) {
     constexpr int kNext = kCodeWords;
-    const uint32_t at = element + static_cast<uint32_t>(j);
-    const uint32_t random0 = RandomBits(seed, at), random1 = RandomBits(seed, at + kNext);
-    const uint32_t random2 = RandomBits(seed, at + 2 * kNext), random3 = RandomBits(seed, at + 3 * kNext);
-    block_m->words[j] = RoundedM<0>(m[j], first_m, random0) | RoundedM<1>(m[j + kNext], first_m, random1) |
-                        RoundedM<2>(m[j + 2 * kNext], first_m, random2) |
-                        RoundedM<3>(m[j + 3 * kNext], first_m, random3);
-    block_v->words[j] = RoundedV<0>(v[j], first_v, random0) | RoundedV<1>(v[j + kNext], first_v, random1) |
-                        RoundedV<2>(v[j + 2 * kNext], first_v, random2) |
-                        RoundedV<3>(v[j + 3 * kNext], first_v, random3);
+    const uint32_t random0 = random[j], random1 = random[j + kNext];
+    const uint32_t random2 = random[j + 2 * kNext], random3 = random[j + 3 * kNext];
+    block_m->words[j] = RoundedM<0>(m[j], random0) | RoundedM<1>(m[j + kNext], random1) |
+                        RoundedM<2>(m[j + 2 * kNext], random2) | RoundedM<3>(m[j + 3 * kNext], random3);
+    block_v->words[j] = RoundedV<0>(v[j], random0) | RoundedV<1>(v[j + kNext], random1) |
+                        RoundedV<2>(v[j + 2 * kNext], random2) | RoundedV<3>(v[j + 3 * kNext], random3);
   }
 }
 

@@ -33,10 +33,12 @@ struct Moments {
   size_t first_element;
 };
 
-// A tile of both moments as float32, in its units, which an update may write.
+// A tile of both moments as float32, in its units, which an update may write, and memory for the random bits of its
+// elements.
 struct WideMoments {
   float* m;
   float* v;
+  uint32_t* random;
   MomentUnits units;
 };
 
@@ -44,6 +46,7 @@ struct WideMoments {
 struct MomentBuffer {
   float* m;
   float* v;
+  uint32_t* random;
 };
 
 // Each format has:
@@ -53,7 +56,8 @@ struct MomentBuffer {
 //   Items(size)   the elements of the array for a moment of `size` elements
 //   kTogether     the elements that a tile must not divide: tiles begin at multiples of it
 //   Load()        the elements [begin, begin + size) of both moments, in place or in `buffer`
-//   Store()       puts back what Load() returned
+//   DrawInto()    the object that draws the random bits of a tile (stochastic.h)
+//   Store()       puts back what Load() returned, rounded by the random bits
 
 struct Float32Moments {
   static constexpr char kDtype[] = "float32";
@@ -66,7 +70,11 @@ struct Float32Moments {
   template <class Conversion>
   static ALWAYS_INLINE WideMoments Load(const AdamCoefficients& c, const Moments& t, size_t begin, size_t /*size*/,
                                         MomentBuffer /*buffer*/) {
-    return {static_cast<float*>(t.moment1) + begin, static_cast<float*>(t.moment2) + begin, PlainUnits(c)};
+    return {static_cast<float*>(t.moment1) + begin, static_cast<float*>(t.moment2) + begin, nullptr, PlainUnits(c)};
+  }
+
+  static ALWAYS_INLINE auto DrawInto(uint32_t* /*random*/, const Moments& /*t*/, size_t /*begin*/) {
+    return []() ALWAYS_INLINE_LAMBDA {};
   }
 
   static ALWAYS_INLINE void Store(const Moments& /*t*/, size_t /*begin*/, size_t /*size*/, WideMoments /*updated*/) {}
@@ -86,25 +94,25 @@ struct BFloat16Moments {
                                         MomentBuffer buffer) {
     Conversion::Widen(static_cast<const BFloat16*>(t.moment1) + begin, buffer.m, size);
     Conversion::Widen(static_cast<const BFloat16*>(t.moment2) + begin, buffer.v, size);
-    return {buffer.m, buffer.v, PlainUnits(c)};
+    return {buffer.m, buffer.v, buffer.random, PlainUnits(c)};
+  }
+
+  static ALWAYS_INLINE Draw DrawInto(uint32_t* random, const Moments& t, size_t begin) {
+    return {t.seed, t.first_element + begin, random};
   }
 
   static ALWAYS_INLINE void Store(const Moments& t, size_t begin, size_t size, WideMoments updated) {
-    Round(t.seed, t.first_element + begin, updated.m, updated.v, static_cast<BFloat16*>(t.moment1) + begin,
+    Round(updated.random, updated.m, updated.v, static_cast<BFloat16*>(t.moment1) + begin,
           static_cast<BFloat16*>(t.moment2) + begin, size);
   }
 
  private:
-  static ALWAYS_INLINE void Round(RoundingSeed seed, size_t element, const float* __restrict m,
+  static ALWAYS_INLINE void Round(const uint32_t* __restrict random, const float* __restrict m,
                                   const float* __restrict v, BFloat16* __restrict rounded_m,
                                   BFloat16* __restrict rounded_v, size_t size) {
-    // Counts in 32 bits, as the hash does, so that no vector has to be converted.
-    const uint32_t first = static_cast<uint32_t>(element);
-    const int32_t count = static_cast<int32_t>(size);
-    for (int32_t i = 0; i < count; ++i) {
-      const uint32_t random = RandomBits(seed, first + static_cast<uint32_t>(i));
-      rounded_m[i].bits = static_cast<uint16_t>(StochasticallyRounded(m[i], random & 0xffff));
-      rounded_v[i].bits = static_cast<uint16_t>(StochasticallyRounded(v[i], random >> 16));
+    for (size_t i = 0; i < size; ++i) {
+      rounded_m[i].bits = static_cast<uint16_t>(StochasticallyRounded(m[i], random[i] & 0xffff));
+      rounded_v[i].bits = static_cast<uint16_t>(StochasticallyRounded(v[i], random[i] >> 16));
     }
   }
 };
@@ -121,19 +129,24 @@ struct Uint8Moments {
   static ALWAYS_INLINE WideMoments Load(const AdamCoefficients& c, const Moments& t, size_t begin, size_t /*size*/,
                                         MomentBuffer buffer) {
     const CodeBlock &m = *BlockOf(t.moment1, begin), &v = *BlockOf(t.moment2, begin);
+    MomentUnits units = UnitsOf(c, m.scale, v.scale);
     Decode(m, v, buffer.m, buffer.v);
-    return {buffer.m, buffer.v, UnitsOf(c, m.scale, v.scale)};
+    Scale(units.decay_m, buffer.m);
+    Scale(units.decay_v, buffer.v);
+    units.decay_m = units.decay_v = 1.0f;  // a constant, so compilers leave out the products
+    return {buffer.m, buffer.v, buffer.random, units};
+  }
+
+  static ALWAYS_INLINE Draw DrawInto(uint32_t* random, const Moments& t, size_t begin) {
+    return {t.seed, t.first_element + begin, random};
   }
 
   static ALWAYS_INLINE void Store(const Moments& t, size_t begin, size_t size, WideMoments updated) {
     // Behind the last element lies padding. It has the bits of elements whose gradient is zero, as the padding of a
     // shard has.
-    for (size_t i = size; i < kCodes; ++i) {
-      updated.m[i] *= updated.units.decay_m;
-      updated.v[i] *= updated.units.decay_v;
-    }
-    Encode(updated.units, t.seed, static_cast<uint32_t>(t.first_element + begin), updated.m, updated.v,
-           BlockOf(t.moment1, begin), BlockOf(t.moment2, begin));
+    const uint32_t first = static_cast<uint32_t>(t.first_element + begin);
+    for (size_t i = size; i < kCodes; ++i) updated.random[i] = RandomBits(t.seed, first + static_cast<uint32_t>(i));
+    Encode(updated.units, updated.random, updated.m, updated.v, BlockOf(t.moment1, begin), BlockOf(t.moment2, begin));
   }
 
  private:

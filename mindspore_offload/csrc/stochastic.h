@@ -39,9 +39,28 @@ ALWAYS_INLINE RoundingSeed SeedOf(float step, uint32_t key) {
   return {start, Mix(~start, key)};
 }
 
-// 32 random bits of one element: the lower half rounds the first moment, the upper half the second. The twist keeps two
-// steps from using the same sequence from different starts. Elements 2^32 apart share their bits.
+// 32 random bits of one element, for both of its moments. The twist keeps two steps from using the same sequence from
+// different starts. Elements 2^32 apart share their bits.
 ALWAYS_INLINE uint32_t RandomBits(RoundingSeed seed, uint32_t element) { return Mix(seed.start + element, seed.twist); }
+
+// Draws the random bits of a tile's elements, one call for each, in order. Counts in 32 bits, as the hash does, so that
+// no vector has to be converted, and from 0, so that the first vector is a constant.
+class Draw {
+ public:
+  ALWAYS_INLINE Draw(RoundingSeed seed, size_t first_element, uint32_t* random)
+      : seed_(seed), first_(static_cast<uint32_t>(first_element)), random_(random) {}
+
+  ALWAYS_INLINE void operator()() {
+    random_[count_] = RandomBits(seed_, first_ + count_);
+    ++count_;
+  }
+
+ private:
+  RoundingSeed seed_;
+  uint32_t first_;
+  uint32_t* random_;
+  uint32_t count_ = 0;
+};
 
 // The bits of a bfloat16 next to `value`: the one towards zero, or the other one with the probability that keeps the
 // mean. `random` has 16 bits. What bfloat16 can hold stays as it is. A NaN stays a NaN if it is quiet, as all results

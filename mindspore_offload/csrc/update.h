@@ -71,10 +71,11 @@ template <class Conversion, class Format>
 ALWAYS_INLINE void UpdateTileOfMoments(const AdamCoefficients& c, Format format, const Moments& moments,
                                        MomentBuffer buffer, const float* g, float* delta, size_t begin, size_t size) {
   const WideMoments wide = format.template Load<Conversion>(c, moments, begin, size, buffer);
+  const auto draw = format.DrawInto(wide.random, moments, begin);
   if (c.nesterov != 0.0f) {
-    UpdateMoments<true>(c, wide.units, g, wide.m, wide.v, delta, size);
+    UpdateMoments<true>(c, wide.units, g, wide.m, wide.v, delta, size, draw);
   } else {
-    UpdateMoments<false>(c, wide.units, g, wide.m, wide.v, delta, size);
+    UpdateMoments<false>(c, wide.units, g, wide.m, wide.v, delta, size, draw);
   }
   format.Store(moments, begin, size, wide);
 }
@@ -122,16 +123,17 @@ ALWAYS_INLINE void UpdateTiles(const AdamCoefficients& c, const AdamTensors& t, 
   static_assert(kSize % Format::kTogether == 0 && kAhead % Format::kTogether == 0, "a tile divides no block of codes");
   const Moments moments{t.moment1, t.moment2, SeedOf(c.step, t.key), t.first_element};
   const bool has_weight = t.kind != Kind::kDifference, has_master = t.kind == Kind::kMaster;
-  float wide[kSize], gradient[kSize], delta[kSize], wide_m[kSize], wide_v[kSize];
+  float wide[kSize], prepared[kSize], delta[kSize], wide_m[kSize], wide_v[kSize];
+  uint32_t random[kSize];
   for (size_t i = begin; i < end; i += kSize) {
     const size_t size = std::min(kSize, end - i);
     if (kAhead > 0 && end - i > kAhead) Prefetch(t, i + kAhead, std::min(i + kAhead + kSize, end));
     float* weight = has_weight ? t.weight + i : nullptr;
     if (has_master) AdoptOutsideChanges<Conversion>(t, i, size);
     const float* found = WideGradient<Conversion>(t.gradient_type, t.gradient, i, wide, size);
-    PrepareGradient(c, weight, found, gradient, size);
+    const float* gradient = PreparedGradient(c, weight, found, prepared, size);
     float* difference = has_weight ? delta : static_cast<float*>(t.result) + i;
-    UpdateTileOfMoments<Conversion>(c, format, moments, {wide_m, wide_v}, gradient, difference, i, size);
+    UpdateTileOfMoments<Conversion>(c, format, moments, {wide_m, wide_v, random}, gradient, difference, i, size);
     if (has_weight) UpdateWeights(c, delta, weight, size);
     if (has_master) RoundMasters<Conversion>(t, i, size);
   }

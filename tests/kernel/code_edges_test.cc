@@ -22,7 +22,7 @@ class Blocks {
  public:
   std::vector<float> gradient = std::vector<float>(kElements), update = gradient;
 
-  Blocks() {
+  explicit Blocks(size_t size = kElements) : size_(size) {
     c_.clip = c_.gradient_scale = c_.learning_rate = 1;
     c_.beta1 = 0.9f;
     c_.beta2 = 0.999f;
@@ -42,13 +42,15 @@ class Blocks {
     t.moment2 = v_.data();
     t.gradient = gradient.data();
     t.result = update.data();
-    t.size = kElements;
+    t.size = size_;
     UpdateBucket({{c_, t}});
     c_.step += 1;
   }
 
   float M(size_t i) const { return Decoded(m_.data(), true, i); }
   float V(size_t i) const { return Decoded(v_.data(), false, i); }
+
+  bool SameMemory(const Blocks& other) const { return m_ == other.m_ && v_ == other.v_; }
 
   // The largest update of the first block; infinite if one is not finite.
   float Largest() const {
@@ -64,6 +66,7 @@ class Blocks {
   }
 
  private:
+  size_t size_;
   AdamCoefficients c_{};
   std::vector<uint32_t> m_ = std::vector<uint32_t>(kElements / kCodesOfBlock * kBytesOfBlock / 4), v_ = m_;
 };
@@ -146,6 +149,19 @@ void TestWithoutGradients(const std::string& isa) {
   }
 }
 
+// The padding of the last block is as elements whose gradient is zero.
+void TestPadding(const std::string& isa) {
+  constexpr int kSize = 101;
+  Blocks padded(kSize), whole(kCodesOfBlock);
+  for (int step = 0; step < 100; ++step) {
+    for (Blocks* b : {&padded, &whole}) {
+      b->Set([=](int i) { return i < kSize ? Small(i, step) : 0.0f; });
+      b->Step();
+    }
+  }
+  Expect(padded.SameMemory(whole), isa + ", uint8: the padding has other bits than elements without gradients");
+}
+
 }  // namespace
 
 void TestCodeEdges(const std::string& isa) {
@@ -153,4 +169,5 @@ void TestCodeEdges(const std::string& isa) {
   TestMagnitudes(isa);
   TestNotFinite(isa);
   TestWithoutGradients(isa);
+  TestPadding(isa);
 }

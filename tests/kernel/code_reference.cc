@@ -66,7 +66,7 @@ std::vector<float> ReferenceRounded(const std::vector<float>& values, bool is_m,
     magnitude = std::max(magnitude / window, lowest);
     const size_t below = std::upper_bound(table.begin(), table.end(), magnitude) - table.begin() - 1;
     const double distance = std::ldexp(1.0, std::ilogb(table[below])) / 8;
-    const double draw = is_m ? std::ldexp(random[i] & 0xfff, -12) : std::ldexp(random[i] >> 12, -20);
+    const double draw = is_m ? std::ldexp(random[i] >> 12, -20) : std::ldexp(random[i] & 0xfffff, -20);
     const bool up = (magnitude - table[below]) / distance + draw >= 1;
     const float value = static_cast<float>(table[below + (up ? 1 : 0)] - (is_m ? lowest : 0));
     const float scale = unit * static_cast<float>(window);

@@ -194,7 +194,7 @@ void TestCodeTracking(const std::string& isa) {
     Expect(ratios.Follow(kind), isa + ": uint8 moments don't follow gradients: " + kind.name);
   }
   // Half of the distance of two codes, for both moments.
-  constexpr uint32_t kHalf = 0x80000800;
+  constexpr uint32_t kHalf = 0x80080000;
   const std::vector<uint32_t> halves(kCodesOfBlock, kHalf);
   const Fault nearest = [&](RoundingSeed) {
     return

@@ -200,7 +200,7 @@ std::vector<Case::Values> Case::Reference() {
     m = m * units_m.decay + units_m.gain * g;
     v = v * units_v.decay + units_v.gain * g * g;
     const float direction = mode_.nesterov ? m * c.beta1 + units_m.gain * g : m;
-    const float delta = -c.learning_rate * units_m.unit * direction / (std::sqrt(v) * root + c.eps);
+    const float delta = -c.learning_rate * units_m.unit / root * direction / (std::sqrt(v) + c.eps / root);
     if (mode_.moments == MomentFormat::kBFloat16) {
       const uint32_t random = RandomBits(SeedOf(c.step, kKey), static_cast<uint32_t>(kFirstElement + i));
       m = FloatOf(StochasticallyRounded(m, random & 0xffff) << 16);
