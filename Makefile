@@ -23,6 +23,7 @@
 #                    random optimizers with float64
 # make bench         measure speed and memory on this machine, in about half an hour
 # make bench-kernel  time the native kernel alone, with other tile sizes and prefetch distances
+# make bench-formats compare formats of 8-bit moments, ours and those of other projects, with float64
 # make figures       measure this machine for the documentation: tables and pictures in docs/bench, named after the CPU,
 #                    and docs/memory.svg
 
@@ -38,7 +39,7 @@ CPP := $(wildcard $(addsuffix /*.h,$(CPP_FOLDERS)) $(addsuffix /*.cc,$(CPP_FOLDE
 # A program whose first run fails is not there, so the next `make` builds and runs it again.
 .DELETE_ON_ERROR:
 .PHONY: demo examples test test-all test-dist test-oldest test-peers test-clients second-memory timeline lint format bench \
-    bench-kernel docs figures dist kernel sanitize aarch64 fuzz clean
+    bench-kernel bench-formats docs figures dist kernel sanitize aarch64 fuzz clean
 
 # $(call environment,what to install). The stamp is younger than the sources when the environment holds what they need.
 # pip leaves alone what is there, and compiles no module: Python compiles those that are imported.
@@ -241,6 +242,14 @@ build/kernel_bench: benchmarks/kernel/kernel_bench.cc $(CPP)
 
 bench-kernel: build/kernel_bench
 	build/kernel_bench
+
+build/formats_bench: benchmarks/kernel/formats_bench.cc $(CPP)
+	mkdir -p build
+	g++ $(FLAGS) -o $@ benchmarks/kernel/formats_bench.cc tests/kernel/code_tracking.cc tests/kernel/code_reference.cc \
+	    $(KERNEL)
+
+bench-formats: build/formats_bench
+	build/formats_bench
 
 bench: $(VENV)/stamp
 	$(BIN)/python -m benchmarks
