@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 from mindspore import Tensor, nn
-from mindspore.train.mind_ir_pb2 import ModelProto, NodeProto, PrimitiveProto, TensorProto
 
 from mindspore_offload.errors import refuse
-from mindspore_offload.mindspore_private import compiled_graph
+from mindspore_offload.mindspore_private import ModelProto, NodeProto, PrimitiveProto, TensorProto, compiled_graph
 
 _OPTIMIZER = "/optimizer-"  # in the scope of its operations
 

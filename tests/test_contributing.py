@@ -36,3 +36,15 @@ def test_the_named_functions_exist():
 
 def test_both_languages_name_the_same():
     assert names("en") == names("zh")
+
+
+# Imports and attributes that MindSpore does not document.
+PRIVATE = (
+    r"from mindspore(?:\.\w+)* import _|_pb2|GlobalComm|auto_generate|import signature|__mindspore_signature__"
+    r"|\._(?:params|cells|forward_hook|forward_pre_hook)\b|\.(?:param_info|cloned_obj)\b"
+)
+
+
+def test_private_names_of_mindspore_are_in_one_module():
+    package = (pages.ROOT / "mindspore_offload").rglob("*.py")
+    assert [path.name for path in package if re.search(PRIVATE, path.read_text("utf-8"))] == ["mindspore_private.py"]

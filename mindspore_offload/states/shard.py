@@ -27,13 +27,14 @@ class _Shard(State):
 
     @property
     def name(self):
+        name = super().name
         if _called_by("get_parameter_redundancy"):
             cure = (
                 "MindSpore would save the pieces of one rank only; set remove_redundancy=False in CheckpointConfig. "
                 "The states of an optimizer with shard_states=True have no redundancy"
             )
-            refuse(ValueError, self.param_info.name, "argument 'remove_redundancy'", "be False", True, cure)
-        return super().name
+            refuse(ValueError, name, "argument 'remove_redundancy'", "be False", True, cure)
+        return name
 
     @name.setter
     def name(self, name):
