@@ -345,10 +345,11 @@ class AdamOffload(GuardedAttributes):
             norm = GlobalNorm(operation.norm(slots), max_grad_norm, fixed_scale, self.global_norm)
         check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
         self._check_gradients = CheckGradients(self.cls_name, self.parameters, check_states, check_mode)
+        copies = operation is stock or self.writeback == "assign" or any(slot.is_on_device for slot in slots)
         step = Step(
             self,
             check_gradients=self._check_gradients,
-            inputs=Inputs(slots, self.writeback == "assign", loss_scale, self.global_step),
+            inputs=Inputs(slots, self.writeback == "assign", copies, loss_scale, self.global_step),
             norm=norm,
             rows=rows,
             coefficients=Coefficients(rows.count, *constants, scale, features),

@@ -3,8 +3,9 @@
 """Everything that the host may read in a step, and when: gradients, parameters, learning rates and the loss scale.
 
 1. The host reads no Parameter that the device or the user writes, but a fresh copy that the device makes: else it
-   would read the host twin, and miss writes. The CPU target has one memory; there only gradients that are Parameters
-   are copied.
+   would read the host twin, and miss writes. The CPU target has one memory, so nothing is copied there but gradients
+   that are Parameters, as those of gradient accumulation, and these only where the native kernel does not see that
+   another input is the same memory.
 2. What the host writes is declared as written, and so are gradients, see `WRITTEN`.
 3. A state is written before anything is read, see `Inputs.begin`.
 
@@ -37,27 +38,33 @@ class Inputs(nn.Cell):
     Args:
         slots (list[ParameterStates]): The parameters with their states.
         assigns (bool): True if the device writes the parameters.
+        copies (bool): True if gradients that are Parameters are copied.
         loss_scale (Union[Parameter, None]): The loss scale, if it is a Parameter.
         global_step (Parameter): A state on the host.
     """
 
-    def __init__(self, slots, assigns, loss_scale, global_step):
+    def __init__(self, slots, assigns, copies, loss_scale, global_step):
         super().__init__(auto_prefix=False)
         is_sharded = any(each.piece is not None for each in slots)
         self.cuts = nn.CellList([Cut(each.piece) for each in slots], auto_prefix=False) if is_sharded else None
         self.zero = Tensor([0], mstype.int32)
         # Not by setattr: a Cell looks for the names of parameters first.
-        self.__dict__.update(assigns=assigns, dynamic_loss_scale=loss_scale, global_step=global_step)
+        self.__dict__.update(assigns=assigns, copies=copies, dynamic_loss_scale=loss_scale, global_step=global_step)
 
     def begin(self, gradients):
-        """Returns the gradients without Parameters in them.
+        """Returns the gradients, without Parameters in them where these are copied.
 
         Then it writes to a state, the first write on the host: what is read before it would get a host twin.
         """
-        gradients = host.map_(_apart_from_parameters, gradients)
+        if self.copies:
+            gradients = host.map_(_apart_from_parameters, gradients)
         if self.assigns:
             host.assign_add(self.global_step, self.zero)
         return gradients
+
+    def has_parameters(self, gradients):
+        """Returns True if a gradient is a Parameter."""
+        return True in host.map_(_is_parameter, gradients)
 
     def pieces(self, gradients):
         """Returns of each gradient what this rank needs."""
@@ -97,6 +104,10 @@ def with_own_memory(gradient):
     with contextlib.suppress(RuntimeError):  # MindSpore 2.7 does not know the storage on the CPU
         is_part = is_part or gradient.untyped_storage().nbytes() > gradient.nbytes
     return gradient.copy() if is_part else gradient
+
+
+def _is_parameter(gradient):
+    return isinstance(gradient, Parameter)
 
 
 def _apart_from_parameters(gradient):

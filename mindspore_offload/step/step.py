@@ -2,6 +2,8 @@
 
 """A step, in the order of the algorithm."""
 
+import math
+
 from mindspore import context, nn
 from mindspore.ops import functional as F
 
@@ -36,6 +38,9 @@ class Step(nn.Cell):
         # target has no stages.
         has_no_stages = context.get_context("device_target") == "CPU"
         updates_apart = updates if has_no_stages else new_updates(bound=0)[0]
+        # A gradient that is a Parameter may be one that an update writes before it is read. The kernel sees that, if it
+        # has all of them in one bucket. Smaller ones would save no memory: Parameters are never freed.
+        updates_at_once = updates if parts["inputs"].copies else new_updates(bound=math.inf)[0]
         held = ("parameters", "learning_rate", "weight_decay", "global_step", "beta1", "beta2", "beta1_power")
         # Not by setattr: a Cell looks for the names of parameters first, and a net's parameter may have any name.
         self.__dict__.update(
@@ -43,6 +48,7 @@ class Step(nn.Cell):
             **parts,
             updates=updates,
             updates_apart=updates_apart,
+            updates_at_once=updates_at_once,
             order=order,
             successes=(True,) * (len(optimizer.parameters) - 1),
         )
@@ -77,7 +83,11 @@ class Step(nn.Cell):
         self.counters(powers, is_finite)
         if self.order:
             gradients = host.map_(F.partial(host.pick, gradients), self.order)
-        updates = self.updates_apart if has_stages else self.updates
+        updates = self.updates
+        if has_stages:
+            updates = self.updates_apart
+        elif self.inputs.has_parameters(gradients):
+            updates = self.updates_at_once
         updated = host.map_(F.partial(_update, coefficients, gradients), updates)
         # One `depend` for all: see constant tuples in docs_en/contributing.rst.
         return (F.depend(True, updated), *self.successes)
