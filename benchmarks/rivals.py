@@ -16,6 +16,7 @@ from oracle import AdamW, NoBiasCorrection, Oracle
 from benchmarks.bare_loop import BETA1, BETA2, EPS, LEARNING_RATE
 from mindspore_offload import AdamOffload, AdamWOffload
 from mindspore_offload.diagnosis.step_speed import Step
+from mindspore_offload.formats import moment_format
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Rival:
 
     @property
     def moment_dtype(self):
-        return "bfloat16" if self.settings.get("moment_dtype") == ms.bfloat16 else "float32"
+        return moment_format(self.settings.get("moment_dtype", ms.float32)).name
 
     @property
     def gradients(self):
@@ -124,6 +125,7 @@ class NoOptimizer(nn.Cell):
 CLIP = {"max_grad_norm": 1e9}
 NATIVE, STOCK = {"host_kernel": "native"}, {"host_kernel": "stock"}
 BFLOAT16_MOMENTS = {**NATIVE, "moment_dtype": ms.bfloat16}
+UINT8_MOMENTS = {**NATIVE, "moment_dtype": ms.uint8}
 ALL = {
     "AdamOffload": Rival(AdamOffload, NATIVE),
     "AdamOffload, decay and loss scale": Rival(AdamOffload, {**NATIVE, "weight_decay": 1e-4, "loss_scale": 1024.0}),
@@ -136,6 +138,8 @@ ALL = {
     "AdamOffload, float16, stock": Rival(AdamOffload, STOCK, "float16"),
     "AdamOffload, bfloat16 moments": Rival(AdamOffload, BFLOAT16_MOMENTS),
     "AdamOffload, bfloat16, bfloat16 moments": Rival(AdamOffload, BFLOAT16_MOMENTS, "bfloat16"),
+    "AdamOffload, uint8 moments": Rival(AdamOffload, UINT8_MOMENTS),
+    "AdamOffload, bfloat16, uint8 moments": Rival(AdamOffload, UINT8_MOMENTS, "bfloat16"),
     "nn.Adam": Rival(nn.Adam),
     "ops.clip_by_global_norm, nn.Adam": Rival(Clipped, CLIP),
     "nn.AdamOffload": Rival(nn.AdamOffload),

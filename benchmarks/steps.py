@@ -15,10 +15,10 @@ from mindspore_offload import native_library
 
 BARE_LOOP = "bare loop"
 HALVES = ("AdamOffload, float16", "AdamOffload, bfloat16")
-BFLOAT16_MOMENTS = ("AdamOffload, bfloat16 moments", "AdamOffload, bfloat16, bfloat16 moments")
+ROUNDED_MOMENTS = tuple(name for name in ALL if name.endswith((" bfloat16 moments", " uint8 moments")))
 
 LARGE_TENSORS, SMALL = 16, [(4096,)] * 300
-TINY = {"large": [(1000,)] * 3, "mid": [(40, 30), (30,), (5, 6, 7)], "small": [(64,)] * 5}
+TINY = {"large": [(1, 5000)] * 3, "mid": [(40, 30), (30,), (5, 6, 7)], "small": [(64,)] * 5}
 
 
 def measure(part, options):
@@ -51,22 +51,23 @@ def _shapes(part, options):
     if options["tiny"]:
         return TINY[kind]
     if kind == "large":
-        return [(max(1, options["params"] // LARGE_TENSORS),)] * LARGE_TENSORS
+        # Parameters of one dimension would have no uint8 moments.
+        return [(1, max(1, options["params"] // LARGE_TENSORS))] * LARGE_TENSORS
     return SMALL if kind == "small" else nets.bert_shapes()
 
 
 def _rivals(part, others, threads):
     main = {name: ALL[name] for name in MAIN}
     halves = {name: ALL[name] for name in HALVES}
-    bfloat16_moments = {name: ALL[name] for name in BFLOAT16_MOMENTS}
+    rounded_moments = {name: ALL[name] for name in ROUNDED_MOMENTS}
     if part == "loaded":
         return {"AdamOffload": ALL["AdamOffload"]}
     chosen = {
         "large": ALL,
         # Without float16, so that it fits into 24 GB with the peers.
-        "mid": {**main, "AdamOffload, bfloat16": ALL["AdamOffload, bfloat16"], **bfloat16_moments},
+        "mid": {**main, "AdamOffload, bfloat16": ALL["AdamOffload, bfloat16"], **rounded_moments},
         "small": {**main, **halves, **FROM_PYTHON},
         # MindSpore's own operations take the threads that they want.
-        "single": {"AdamOffload": ALL["AdamOffload"], **bfloat16_moments},
+        "single": {"AdamOffload": ALL["AdamOffload"], **rounded_moments},
     }
     return {BARE_LOOP: BareLoop(threads), **chosen[part], **others}

@@ -15,7 +15,7 @@ from benchmarks.bare_loop import LEARNING_RATE
 from benchmarks.process import progress
 from mindspore_offload.diagnosis.training_check import worst_error
 from mindspore_offload.errors import CommandError
-from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
+from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MOMENT_FORMATS
 
 SEED = 1
 
@@ -23,7 +23,8 @@ SEED = 1
 STEP_BYTES = {"float32": 28, "float16": 30, "bfloat16": 30}
 HELD_BYTES = {"float32": 12, "float16": 14, "bfloat16": 14}  # weight, its master if it has 16 bits, and moments
 NO_MASTER = 8  # bytes of a master, not moved for a 16-bit parameter without one
-SPARED = {"float32": 0, "bfloat16": 4}  # bytes less to hold, by the dtype of the moments; twice as many less to move
+# Bytes less to hold, by the dtype of the moments; twice as many less to move.
+SPARED = {name: EXACT.bytes(1) - row.bytes(row.block) / row.block for name, row in MOMENT_FORMATS.items()}
 
 # Seconds before a step. Threads of OpenMP spin for some milliseconds after their work, and would take a core from the
 # next rival.
@@ -65,7 +66,7 @@ class Timed:
 
     first: float
     seconds: list
-    step_bytes: int
+    step_bytes: float
 
     def row(self, name, size, reference):
         """Returns a row of the report, for `size` parameters, relative to the seconds `reference`."""
@@ -138,7 +139,7 @@ def _check(name, rival, result, data):
     """Compares the last tensor, after two steps with the same gradient, with Adam in float64.
 
     A 16-bit one without a master was rounded twice, and the first time perhaps where the unit is twice as large.
-    bfloat16 moments were rounded after the first step, by at most a unit each: 1.5 units of the learning rate.
+    bfloat16 and uint8 moments were rounded after the first step, by at most a unit each.
     """
     weight, gradient = (_rounded(tensors[-1], rival.dtype).ravel() for tensors in (data.weights, data.gradients))
     result = result.ravel()

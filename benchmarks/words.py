@@ -44,6 +44,7 @@ _CHINESE = {
     "called from Python": "从Python调用",
     "no master": "无主权重",
     "bfloat16 moments": "bfloat16的矩",
+    "uint8 moments": "uint8的矩",
     "forward and backward": "前向和反向",
     # Arguments and names of code stay as they are.
     "fused": "fused",
