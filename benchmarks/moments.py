@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Compares float32 with bfloat16 moments over seeds: ``python -m benchmarks.moments``, from the root of the repository.
+"""Compares the dtypes of moments over seeds: ``python -m benchmarks.moments``, from the root of the repository.
 
-For each seed it trains the language model and the digits of the examples twice with `AdamWOffload`; only the dtype of
-the moments differs. It prints the losses, and their mean difference with its standard error. Every finished training is
-kept in a file, so that an interrupted comparison continues with the next one. Needs the packages of the examples:
+For each seed it trains the digits and the language model of the examples with `AdamWOffload`, once with each dtype of
+the moments and all else the same. It prints the losses and how they differ from those with float32 moments: the mean
+and its standard error. Every finished training is kept in a file, so that an interrupted comparison continues with the
+next one. Needs the packages of the examples:
 ``pip install '.[examples]'``.
 """
 
@@ -21,14 +22,14 @@ from mindspore_offload.commands.options import whole_number
 from mindspore_offload.errors import CommandError
 
 EXAMPLES = str(ROOT / "examples")
-DTYPES = ("float32", "bfloat16")
+EXACT, *ROUNDED = DTYPES = ("float32", "bfloat16", "uint8")
 
 # The function that trains, what it returns, and its settings: usual ones, and tiny ones.
 TASKS = {
     "digits": ("test loss, nats an image", {"epochs": 12}, {"epochs": 1}),
     "language_model": (
         "validation loss, nats a byte",
-        {"steps": 60, "layers": 2, "width": 384},
+        {"steps": 200, "layers": 2, "width": 384},
         {"steps": 4, "layers": 1, "width": 24},
     ),
 }
@@ -36,7 +37,7 @@ TASKS = {
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.moments", description="Compares float32 with bfloat16 moments over seeds."
+        prog="python -m benchmarks.moments", description="Compares the dtypes of moments over seeds."
     )
     parser.add_argument(
         "--seeds", type=_several, default=10, metavar="N", help="compare the seeds 1 to N (default: %(default)s)"
@@ -54,8 +55,8 @@ def main(argv=None):
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
         for task, (measured, usual, tiny) in TASKS.items():
             settings = tiny if arguments.tiny else usual
-            losses = _losses(task, settings, arguments.seeds, arguments.results)
-            print(_table(task, measured, settings, losses), flush=True)
+            trained = _trained(task, settings, arguments.seeds, arguments.results)
+            print(_table(task, measured, settings, *trained), flush=True)
     except (CommandError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -68,45 +69,48 @@ def _several(text):
     return whole_number(text, least=2)
 
 
-def _losses(task, settings, seeds, results):
-    """Returns the pair of losses of each seed, after the trainings that are not yet in the file `results`."""
+def _trained(task, settings, seeds, results):
+    """Returns the losses of each seed and the share of each dtype, after the trainings that `results` does not have."""
     done = {}
     if results.exists():
         for line in results.read_text(encoding="utf-8").splitlines():
             run = json.loads(line)
             if (run["task"], run["settings"], run["version"]) == (task, settings, __version__):
-                done[run["seed"], run["moments"]] = run["loss"]
+                done[run["seed"], run["moments"]] = run["loss"], run["share"]
     for seed in range(1, seeds + 1):
         for moments in DTYPES:
             if (seed, moments) in done:
                 continue
             progress(f"{task}, seed {seed} of {seeds}, {moments} moments")
-            loss = call(f"benchmarks.moments:{task}", moments, seed, settings)
-            done[seed, moments] = loss
+            loss, share = done[seed, moments] = call(f"benchmarks.moments:{task}", moments, seed, settings)
             run = {"task": task, "settings": settings, "version": __version__}
-            run |= {"seed": seed, "moments": moments, "loss": loss}
+            run |= {"seed": seed, "moments": moments, "loss": loss, "share": share}
             with open(results, "a", encoding="utf-8") as file:
                 file.write(json.dumps(run) + "\n")
-    return {seed: [done[seed, moments] for moments in DTYPES] for seed in range(1, seeds + 1)}
+    losses = {seed: [done[seed, moments][0] for moments in DTYPES] for seed in range(1, seeds + 1)}
+    return losses, [done[1, moments][1] for moments in DTYPES]
 
 
-def _table(task, measured, settings, losses):
+def _table(task, measured, settings, losses, shares):
     described = ", ".join(f"{name} {value}" for name, value in settings.items())
     lines = [f"\n{task} ({described}): {measured}"]
-    lines.append(f"{'seed':>4}" + "".join(f"{dtype:>12}" for dtype in DTYPES) + f"{'difference':>14}")
-    differences = [bfloat16 - float32 for float32, bfloat16 in losses.values()]
-    for (seed, pair), difference in zip(losses.items(), differences):
-        lines.append(f"{seed:4}" + "".join(f"{loss:12.5f}" for loss in pair) + f"{difference:+14.5f}")
-    mean = statistics.mean(differences)
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    lines.append(f"mean difference {mean:+.5f}, standard error {error:.5f}")
-    spread = statistics.stdev(float32 for float32, _ in losses.values())
-    lines.append(f"standard deviation of float32's losses from seed to seed {spread:.5f}")
+    lines.append(f"seed{EXACT:>12}" + "".join(f"{dtype:>12}{'difference':>12}" for dtype in ROUNDED))
+    for seed, (exact, *others) in losses.items():
+        lines.append(f"{seed:4}{exact:12.5f}" + "".join(f"{loss:12.5f}{loss - exact:+12.5f}" for loss in others))
+    for i, dtype in enumerate(ROUNDED, 1):
+        differences = [each[i] - each[0] for each in losses.values()]
+        mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
+        lines.append(
+            f"{dtype} moments of {100 * shares[i]:.1f} % of the elements: "
+            f"mean difference {mean:+.5f}, standard error {error:.5f}"
+        )
+    spread = statistics.stdev(exact for exact, *_ in losses.values())
+    lines.append(f"standard deviation of {EXACT}'s losses from seed to seed {spread:.5f}")
     return "\n".join(lines)
 
 
 def language_model(moments, seed, settings):
-    """Trains the GPT of the example of this name in float32. Returns its validation loss."""
+    """Trains the GPT of the example of this name in float32. Returns its validation loss, and the share of `_share`."""
     sys.path.insert(0, EXAMPLES)
     import language_model as example
     import mindspore as ms
@@ -124,11 +128,12 @@ def language_model(moments, seed, settings):
         moment_dtype=getattr(ms, moments),
     )
     _train(loss, optimizer, text.in_order(training, example.BATCH, settings["steps"], seed), epochs=1)
-    return _mean_loss(loss, text.in_order(validation, example.BATCH, len(validation[0]) // example.BATCH, seed))
+    validation_set = text.in_order(validation, example.BATCH, len(validation[0]) // example.BATCH, seed)
+    return _mean_loss(loss, validation_set), _share(optimizer, moments)
 
 
 def digits(moments, seed, settings):
-    """Trains the LeNet-5 of the example of this name. Returns its test loss."""
+    """Trains the LeNet-5 of the example of this name. Returns its test loss, and the share of `_share`."""
     sys.path.insert(0, EXAMPLES)
     import digits as example
     import mindspore as ms
@@ -144,7 +149,7 @@ def digits(moments, seed, settings):
     loss = nn.WithLossCell(net, nn.CrossEntropyLoss())
     optimizer = AdamWOffload(net.trainable_params(), rates, moment_dtype=getattr(ms, moments))
     _train(loss, optimizer, training_set, epochs)
-    return _mean_loss(loss, test_set)
+    return _mean_loss(loss, test_set), _share(optimizer, moments)
 
 
 def _set_up(seed):
@@ -167,6 +172,14 @@ def _train(loss, optimizer, batches, epochs):
 def _mean_loss(loss, batches):
     loss.set_train(False)
     return statistics.mean(float(loss(*batch).asnumpy()) for batch in batches.create_tuple_iterator(num_epochs=1))
+
+
+def _share(optimizer, moments):
+    """Returns the share of the elements whose moments have this dtype. Those of small parameters stay float32."""
+    sizes = {True: 0, False: 0}
+    for parameter, moment in zip(optimizer.parameters, optimizer.moment1):
+        sizes[str(moment.dtype).lower() == moments] += parameter.size
+    return sizes[True] / sum(sizes.values())
 
 
 if __name__ == "__main__":

@@ -116,12 +116,19 @@ def test_quoted_percentages_of_bfloat16_moments_are_those_measured(language):
 
 
 def test_the_trainings_compare_as_the_pages_say():
-    """Both mean differences are less than a hundredth of the variation from seed to seed."""
-    text = (pages.ROOT / "docs" / "moments.txt").read_text(encoding="utf-8")
-    means = [abs(float(mean)) for mean in re.findall(r"mean difference ([+-][\d.]+)", text)]
-    spreads = [float(spread) for spread in re.findall(r"seed to seed ([\d.]+)", text)]
-    assert len(means) == len(spreads) == 2
-    assert all(mean < spread / 100 for mean, spread in zip(means, spreads))
+    """The mean differences are small beside the variation from seed to seed, and beside their standard errors."""
+    tables = (pages.ROOT / "docs" / "moments.txt").read_text(encoding="utf-8").split("\n\n")
+    assert len(tables) == 2
+    signs = []
+    for table in tables:
+        (spread,) = re.findall(r"seed to seed ([\d.]+)", table)
+        found = re.findall(r"^(\w+) moments .* mean difference ([+-])([\d.]+), standard error ([\d.]+)", table, re.M)
+        means = {dtype: (float(mean) / float(spread), float(mean) / float(error)) for dtype, _, mean, error in found}
+        for dtype, most, most_errors in (("bfloat16", 1 / 100, 1), ("uint8", 1 / 20, 2)):
+            assert means[dtype][0] < most
+            assert means[dtype][1] < most_errors
+        signs.append(found[1][1])
+    assert signs == ["-", "+"]
 
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
