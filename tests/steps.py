@@ -5,6 +5,7 @@
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
+from moment_values import assert_stored, values_of
 from oracle import AdamW, Oracle, assert_agrees
 from rounding import rounded
 
@@ -85,17 +86,17 @@ def step_beside(oracle, optimizer, gradients):
 def check_beside(oracle, optimizer):
     """Compares weights and moments with the oracle, and 16-bit parameters with their masters.
 
-    A bfloat16 moment has to be a neighbour of the exact one, and then replaces it in the oracle.
+    A rounded moment has to be a neighbour of the exact one, and then replaces it in the oracle.
     """
     wide = wide_weights(optimizer)
-    for moments, exact in ((optimizer.moment1, oracle.moment1), (optimizer.moment2, oracle.moment2)):
-        for i, moment in enumerate(moments):
-            if moment.dtype == ms.bfloat16:
-                found = as_float32(moment).astype(np.float64)
-                assert (np.abs(found - exact[i]) <= 1.0001 * 2.0**-7 * np.abs(exact[i])).all(), moment.name
-                exact[i] = found
-    assert_agrees(
-        oracle, *([as_float32(each) for each in kind] for kind in (wide, optimizer.moment1, optimizer.moment2))
-    )
+    moments = {}
+    for kind, exact in (("moment1", oracle.moment1), ("moment2", oracle.moment2)):
+        states = getattr(optimizer, kind)
+        moments[kind] = [values_of(state, expected.shape) for state, expected in zip(states, exact)]
+        for i, (state, found) in enumerate(zip(states, moments[kind])):
+            if state.dtype != ms.float32:
+                assert_stored(found, exact[i], str(state.dtype).lower(), kind)
+                exact[i] = found.astype(np.float64)
+    assert_agrees(oracle, [as_float32(each) for each in wide], *moments.values())
     for parameter, weight in zip(optimizer.parameters, wide):
         np.testing.assert_array_equal(as_float32(parameter), rounded(weight.asnumpy(), parameter.dtype))

@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
+from moment_values import values_of
 from nets import parameters_of
 from test_moments import update_ratios
 
@@ -35,21 +36,6 @@ def gradients(optimizer, seed):
         Tensor((random.standard_normal(each.shape) * 10 ** random.uniform(-3, 0, each.shape)).astype(np.float32))
         for each in optimizer.parameters
     )
-
-
-def values_of(moment, count):
-    """Returns the float32 values of a moment in any format. Codes are looked up in a table that is made here."""
-    if moment.dtype != ms.uint8:
-        return moment.astype(ms.float32).asnumpy().reshape(-1)
-    is_first = moment.name.startswith("moment1.")
-    exponents, offset = (range(-15, 1), 2.0**-15) if is_first else (range(-31, 1), 0.0)
-    table = np.array([2.0**e * (8 + i) / 8 for e in exponents for i in range(8)], np.float32) - np.float32(offset)
-    table = np.concatenate([table, -table]) if is_first else table
-    found = []
-    for row in moment.asnumpy():
-        scale = row[256:].copy().view("<f4")[0]
-        found += [table[row[4 * (i % 64) + i // 64]] * scale for i in range(256)]
-    return np.array(found[:count], np.float32)
 
 
 def test_names_dtypes_and_bytes():
@@ -93,8 +79,8 @@ def trained():
     for step in range(20):
         optimizer(gradients(optimizer, step))
     moments = [*optimizer.moment1, *optimizer.moment2]
-    sizes = 2 * [each.size for each in optimizer.parameters]
-    return optimizer, {each.name: values_of(each, size) for each, size in zip(moments, sizes)}
+    shapes = 2 * [(each.size,) for each in optimizer.parameters]
+    return optimizer, {each.name: values_of(each, shape) for each, shape in zip(moments, shapes)}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -125,7 +111,7 @@ def test_all_formats_load_each_other_strictly(suffix, trained, tmp_path):
         for state in (*after.moment1, *after.moment2):
             values = expected[state.name]
             floor = np.abs(values).max() * 2.0**-15 * error
-            np.testing.assert_allclose(values_of(state, len(values)), values, rtol=error, atol=floor)
+            np.testing.assert_allclose(values_of(state, values.shape), values, rtol=error, atol=floor)
 
 
 def test_nn_adam_refuses_codes_and_loads_what_float32_moments_save(trained, tmp_path):

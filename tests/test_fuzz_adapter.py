@@ -10,10 +10,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from library_calls import GOOD, call, coefficients
+from moment_values import assert_stored, decoded
 from oracle import Oracle, assert_agrees
 from rounding import from_bits, rounded, to_bits
 
 TYPES = ("float32", "float16", "bfloat16")
+MOMENT_TYPES = ("float32", "bfloat16", "uint8")
 
 
 class Call:
@@ -29,7 +31,7 @@ class Call:
         ]
         self.parameters = [to_bits(weight, kind) for weight, kind in zip(weights, self.kinds)]
         halves = [i for i, kind in enumerate(self.kinds) if kind != "float32"]
-        self.moment1 = [to_bits(np.zeros(size, np.float32), m) for size, m in zip(sizes, self.moment_types)]
+        self.moment1 = [zeros(size, kind) for size, kind in zip(sizes, self.moment_types)]
         self.moment2 = [moment.copy() for moment in self.moment1]
         # Zeros, except where the parameter rounds to zero: the first step makes the parameter its master.
         self.masters = [np.zeros(sizes[i], np.float32) for i in halves]
@@ -46,7 +48,7 @@ class Call:
         row = coefficients(
             learning_rate=self.oracle.rate(0), weight_decay=weight_decay, nesterov=nesterov, step=random.integers(2**24)
         )
-        # Keys and pieces matter to the rounding of bfloat16 moments only.
+        # Keys and pieces matter to the rounding of moments only.
         rows = np.zeros((len(tensors), 3), np.int32)
         rows[:, 1] = random.integers(-(2**31), 2**31, len(tensors))
         rows[:, 2] = random.integers(0, 2**31, len(tensors))
@@ -74,18 +76,24 @@ class Call:
             else:
                 weights.append(next(masters))
                 np.testing.assert_array_equal(from_bits(result, kind), rounded(weights[-1], getattr(ms, kind)))
-        moments = zip((self.moment1, self.moment2), (self.oracle.moment1, self.oracle.moment2))
-        assert_agrees(self.oracle, weights, *(self.exact_moments(found, exact) for found, exact in moments))
+        assert_agrees(self.oracle, weights, self.exact_moments("moment1"), self.exact_moments("moment2"))
 
-    def exact_moments(self, found, exact):
-        """The float32 moments as they are. A bfloat16 moment is a neighbour of the exact one, which stands for it."""
+    def exact_moments(self, kind):
+        """The float32 moments as they are. A rounded moment is a neighbour of the exact one, which stands for it."""
         result = []
-        for moment, expected, kind in zip(found, exact, self.moment_types):
-            if kind == "bfloat16":
-                distance = np.abs(from_bits(moment, kind) - expected)
-                assert (distance <= 1.0001 * 2.0**-7 * np.abs(expected)).all()
-            result.append(expected if kind == "bfloat16" else moment)
+        for moment, expected, dtype in zip(getattr(self, kind), getattr(self.oracle, kind), self.moment_types):
+            if dtype != "float32":
+                found = decoded(moment, kind)[: len(expected)] if dtype == "uint8" else from_bits(moment, dtype)
+                assert_stored(found, expected, dtype, kind)
+            result.append(moment if dtype == "float32" else expected)
         return result
+
+
+def zeros(size, moment_type):
+    """Returns a moment of zeros: an array, or rows of 256 codes with a scale."""
+    if moment_type == "uint8":
+        return np.zeros((-(-size // 256), 260), np.uint8)
+    return to_bits(np.zeros(size, np.float32), moment_type)
 
 
 calls = st.builds(
@@ -93,7 +101,10 @@ calls = st.builds(
     st.sampled_from(["AdamInPlace", "AdamAssign"]),
     st.lists(
         st.tuples(
-            st.integers(1, 40), st.sampled_from(TYPES), st.sampled_from(TYPES), st.sampled_from(["float32", "bfloat16"])
+            st.one_of(st.integers(1, 40), st.integers(250, 520)),
+            st.sampled_from(TYPES),
+            st.sampled_from(TYPES),
+            st.sampled_from(MOMENT_TYPES),
         ),
         min_size=1,
         max_size=5,
