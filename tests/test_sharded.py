@@ -12,6 +12,10 @@ import pages
 import pytest
 import sharded
 from mindspore import Parameter, Tensor, nn
+from sharded_checks import WAYS_OF_SAVING
+from sharded_compare import ON_MORE_RANKS
+from sharded_resume import CONVERTED, RESUMED
+from sharded_training import SCENARIOS, SHAPES, Net, new_optimizer
 
 from mindspore_offload import AdamOffload, AdamWOffload, commands
 from mindspore_offload.distributed import ranks
@@ -36,12 +40,12 @@ def compared(request, tmp_path_factory):
     return start("compare", folder, request.param), folder
 
 
-@pytest.mark.parametrize("scenario", sharded.SCENARIOS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_same_bits_as_with_whole_states(compared, scenario):
     of_ranks, folder = compared
     if scenario not in of_ranks[0]:
         assert len(of_ranks) > 2
-        assert scenario not in sharded.ON_MORE_RANKS
+        assert scenario not in ON_MORE_RANKS
         pytest.skip("compared on two ranks only")
     for of_rank in of_ranks:
         found = of_rank[scenario]
@@ -62,14 +66,14 @@ def saved(request, tmp_path_factory):
     """Returns the number of ranks that saved and were killed, and their folder."""
     folder = tmp_path_factory.mktemp("saved")
     start("save", folder, request.param)
-    assert len(list(folder.glob(f"*of {request.param}.ckpt"))) == 2 * request.param * len(sharded.RESUMED)
+    assert len(list(folder.glob(f"*of {request.param}.ckpt"))) == 2 * request.param * len(RESUMED)
     return request.param, folder
 
 
 def test_all_ranks_killed_and_resumed(saved):
     count, folder = saved
     for of_rank in start("resume", folder, count):
-        for name in sharded.RESUMED:
+        for name in RESUMED:
             assert of_rank[name] == {"missing": [], "same losses": True, "differing": []}, name
 
 
@@ -78,14 +82,17 @@ def merged(folder, name, count):
     whole = folder / f"{name}.ckpt"
     files = [str(folder / f"{name} {rank} of {count}.ckpt") for rank in range(count)]
     assert commands.main(["merge", *files, "-o", str(whole), "--overwrite"]) == 0
-    loaded = ms.load_checkpoint(str(whole))
-    return {key: value.astype(ms.float32).asnumpy().tobytes() for key, value in loaded.items()}
+    return bits_of(ms.load_checkpoint(str(whole)))
+
+
+def bits_of(tensors):
+    return {key: value.astype(ms.float32).asnumpy().tobytes() for key, value in tensors.items()}
 
 
 def test_the_files_of_cells_that_hold_the_optimizer_are_merged(saved):
     """Their states have a prefix, and the weights another one."""
     count, folder = saved
-    for name in sharded.RESUMED:
+    for name in RESUMED:
         whole = merged(folder, name, count)
         cells = {key: "net" if key.startswith("weight") else "optimizer" for key in whole}
         held = {f"net.{cells[key]}.{key}": value for key, value in whole.items()}
@@ -93,15 +100,22 @@ def test_the_files_of_cells_that_hold_the_optimizer_are_merged(saved):
 
 
 def test_other_numbers_of_ranks_load_the_merged_file(saved):
-    """The files of two ranks make a whole one. What three ranks load of it makes the same one again."""
+    """The files of two ranks make a whole one. What three ranks load of it makes the same one again.
+
+    With moments in another format it makes what an optimizer with whole states loads of it.
+    """
     count, folder = saved
     others = 5 - count
-    whole = {name: merged(folder, name, count) for name in sharded.RESUMED}
+    whole = {name: merged(folder, name, count) for name in RESUMED}
+    for name, (source, dtype) in CONVERTED.items():
+        optimizer, _ = new_optimizer(source, False, moment_dtype=dtype)
+        ms.load_param_into_net(optimizer, ms.load_checkpoint(str(folder / f"{source}.ckpt")), strict_load=True)
+        whole[name] = bits_of({each.name: each for each in optimizer.get_parameters()})
     found = start("load", folder, others)
-    assert found == [{name: [["shard"], []] for name in sharded.RESUMED}] * others
-    for name in sharded.RESUMED:
-        assert "moment1.weight0" in whole[name]
-        assert merged(folder, name, others) == whole[name]
+    assert found == [{name: [["shard"], []] for name in whole}] * others
+    for name, expected in whole.items():
+        assert "moment1.weight0" in expected
+        assert merged(folder, name, others) == expected
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +147,7 @@ def test_arguments_that_differ_are_refused_on_each_rank(checked):
 
 def test_all_ways_of_saving(checked):
     for of_rank in checked:
-        assert of_rank["saved"] == {way: [[], []] for way in sharded.WAYS_OF_SAVING}
+        assert of_rank["saved"] == {way: [[], []] for way in WAYS_OF_SAVING}
 
 
 def test_wrong_files_are_refused_on_each_rank(checked):
@@ -221,8 +235,8 @@ def test_one_rank_has_whole_states(monkeypatch):
     monkeypatch.setattr(ranks.GlobalComm, "INITED", True)
     monkeypatch.setattr(ranks, "get_rank", lambda: 0)
     monkeypatch.setattr(ranks, "get_group_size", lambda: 1)
-    optimizer = AdamOffload(sharded.Net([ms.float32]).trainable_params(), shard_states=True)
-    assert [tuple(each.shape) for each in optimizer.moment1] == sharded.SHAPES
+    optimizer = AdamOffload(Net([ms.float32]).trainable_params(), shard_states=True)
+    assert [tuple(each.shape) for each in optimizer.moment1] == SHAPES
     assert "shard" not in [each.name for each in optimizer.get_parameters()]
 
 
