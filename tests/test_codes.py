@@ -168,6 +168,7 @@ def test_a_piece_takes_its_blocks_of_a_whole_state(rank, moment):
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=str)
 def test_same_bits_for_writebacks_buckets_and_after_a_resume(dtype, tmp_path, monkeypatch):
+    """The resumed training is in PyNative mode."""
     arguments = {"dtype": dtype, "cls": AdamWOffload, "max_grad_norm": 1.0, "use_nesterov": True}
 
     def bits(optimizer):
@@ -186,6 +187,7 @@ def test_same_bits_for_writebacks_buckets_and_after_a_resume(dtype, tmp_path, mo
     ms.save_checkpoint(half, str(tmp_path / "half.ckpt"))
     resumed = new_optimizer(**arguments)
     ms.load_param_into_net(resumed, ms.load_checkpoint(str(tmp_path / "half.ckpt")), strict_load=True)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
     assert train(resumed, range(3, 6)) == expected
 
 

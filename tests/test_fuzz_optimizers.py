@@ -14,6 +14,7 @@ from mindspore import Parameter, Tensor
 from rounding import rounded
 from schedules import LEARNING_RATES, WEIGHT_DECAYS
 from steps import DTYPES, OPTIMIZERS, ORACLES, as_float32, check_beside, step_beside, wide_weights
+from test_skipping import bits_of
 
 STEPS = 4
 SEEDS = range(42, 60)
@@ -176,7 +177,12 @@ def test_agrees_with_float64(seed, tmp_path):
         if drawn.is_dynamic:
             loss_scale.set_data(Tensor(drawn.loss_scales[step], ms.float32))
         oracle.change(*drawn.rates_and_decays(step), drawn.loss_scales[step])
-        step_beside(oracle, optimizer, drawn.gradients(step))
+        gradients = drawn.gradients(step)
+        if drawn.where["skip_nonfinite"]:
+            before = bits_of(optimizer)
+            optimizer((*gradients[:-1], gradients[-1] * np.nan))
+            assert bits_of(optimizer) == before
+        step_beside(oracle, optimizer, gradients)
         check_beside(oracle, optimizer)
 
 
