@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor, nn
 from test_adapter import launch, replaced
 
-from mindspore_offload.update import native
+from mindspore_offload.distributed.same_step import comparison
 
 SECTIONS = np.array([1, 3, 2, 4], np.int32)
 RANK = np.array([6, 0.5, 0.9, 0.1, 1.0, 2.0, 1.0, -2.0, 0.0, 3.0], np.float32)  # a step, settings, weights, gradients
@@ -16,7 +16,7 @@ RANK = np.array([6, 0.5, 0.9, 0.1, 1.0, 2.0, 1.0, -2.0, 0.0, 3.0], np.float32)  
 class Compare(nn.Cell):
     def __init__(self):
         super().__init__()
-        self.same_step = native.same_step()
+        self.same_step = comparison()
 
     def construct(self, values, sections):
         return self.same_step(values, sections)

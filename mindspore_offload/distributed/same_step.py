@@ -18,6 +18,13 @@ from mindspore_offload.native_operation import NativeOperation
 SAMPLED, ELEMENTS = 4, 8
 
 
+def comparison():
+    """Returns the operation that compares what all ranks bring to a step."""
+    operation = NativeOperation("SameStep", (1,), mstype.float32)
+    operation.add_prim_attr("side_effect_mem", True)  # so it runs before all writes that follow
+    return operation
+
+
 class SameStep(nn.Cell):
     """Gathers and compares the numbers, settings, weights and gradients with which the ranks begin a step.
 
@@ -41,8 +48,7 @@ class SameStep(nn.Cell):
         settings = 2 + rows * len(COLUMNS)
         self.sections = Tensor(np.array([1, settings, sum(sizes), sum(sizes)], np.int32))
         self.concat, self.gather = ops.Concat(), ops.AllGather()
-        self.check = NativeOperation("SameStep", (1,), mstype.float32)
-        self.check.add_prim_attr("side_effect_mem", True)  # so it runs before all writes that follow
+        self.check = comparison()
 
     def construct(self, global_step, powers, coefficients, gradients):
         """Returns the coefficients, so that whatever needs them waits for the comparison."""
