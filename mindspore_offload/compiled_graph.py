@@ -42,7 +42,7 @@ class PlacementReport:
 
     Attributes:
         operations (tuple[Operation]): Every operation of the step, in the order of the graph.
-        parameters (int): How many elements the optimizer updates.
+        parameters (int): How many elements the optimizer updates on this rank.
         tensors (int): How many parameters they are in.
         offload_ratio (float): The share of the elements whose states `moment1` are on the host.
         state_bytes (dict[str, dict[str, int]]): Of "host" and of "device", the bytes of each state by its name. A state
@@ -106,17 +106,22 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
     updated = {parameter.name for parameter in optimizer.parameters}
     states = {p.name: p.nbytes for p in optimizer.get_parameters() if p.name not in updated}
     graph = _Graph(ModelProto.FromString(compiled_graph(train_cell, *inputs)), states)
+    # A pipeline stage has its own parameters and their states only.
+    names = {_last(parameter) for parameter in graph.parameters}
+    parameters = [parameter for parameter in optimizer.parameters if parameter.name in names]
+    elsewhere = updated - names
+    states = {name: size for name, size in states.items() if name.partition(".")[2] not in elsewhere}
     state_bytes: dict[str, dict[str, int]] = {"host": {}, "device": {}}
     for name, size in states.items():
         state_bytes[graph.place_of(name)][name] = size
     moved = graph.traffic()
-    total = sum(parameter.size for parameter in optimizer.parameters)
+    total = sum(parameter.size for parameter in parameters)
     pairs = zip(optimizer.parameters, getattr(optimizer, "moment1", ()))
     offloaded = sum(parameter.size for parameter, moment in pairs if moment.name in state_bytes["host"])
     return PlacementReport(
         operations=tuple(node.operation for node in graph.step),
         parameters=total,
-        tensors=len(optimizer.parameters),
+        tensors=len(parameters),
         offload_ratio=offloaded / total,
         state_bytes=state_bytes,
         to_host_bytes=moved["host"],
@@ -144,7 +149,7 @@ class _Graph:
         self._places: dict[str, str] = {}  # of each parameter, and of each value that an operation makes
         self._groups: dict[str, set[str]] = {}  # the values behind one that only groups or passes on others
         self.gathered = 0  # bytes that the optimizer's AllGathers bring
-        self._parameters = set(self._sizes)
+        self.parameters = set(self._sizes)
         self._users: dict[str, list[_Node]] = defaultdict(list)
         self.step = []
         graphs = (model.graph, *model.functions)
@@ -154,7 +159,7 @@ class _Graph:
                 self._users[value].append(node)
             if _OPTIMIZER in node.scope or node.operation.place == "host" or any(_last(v) in states for v in values):
                 self.step.append(node)
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             is_on_device = any(node.operation.place == "device" for node in self._users[parameter])
             self._places[parameter] = "device" if is_on_device else "host"
 
@@ -187,7 +192,7 @@ class _Graph:
 
     def place_of(self, state: str) -> str:
         """Returns "host" for the state of this name if nothing on the device uses it, else "device"."""
-        return next((self._places[parameter] for parameter in self._parameters if _last(parameter) == state), "host")
+        return next((self._places[parameter] for parameter in self.parameters if _last(parameter) == state), "host")
 
     def traffic(self) -> dict[str, int]:
         """Bytes that the optimizer step moves to "host" and to "device". A value moves once each way."""
