@@ -16,8 +16,11 @@ SOURCES = Path(__file__).parent / "standin"
 PLUGIN = "libmindspore_gpu.so.11.6"
 KERNELS = "libcuda_ops.so.11"
 DRIVER = "libcuda.so.1"
-# MindSpore makes handles of every library when it starts, and asks the compiler for its version.
-HARMLESS = re.compile(r"cu\w*(Create|Destroy|SetStream|SetMathMode)(_v2)?|cudnnSetStream|nvrtcVersion")
+# MindSpore makes handles of every library when it starts, and asks the compiler for its version. A library of MindSpore
+# 2.7 registers its device code.
+HARMLESS = re.compile(
+    r"cu\w*(Create|Destroy|SetStream|SetMathMode)(_v2)?|cudnnSetStream|nvrtcVersion|__cudaRegister\w+"
+)
 NVCC = '#!/bin/sh\necho "Cuda compilation tools, release 11.6, V11.6.55"\n'
 
 

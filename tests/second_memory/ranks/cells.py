@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Nets with strategies, and a training cell with two optimizers. Without ranks, the strategies are left out.
+"""Nets with strategies and stages. Without ranks, the strategies are left out.
 
 They consist of what the stand-in has kernels for. MindSpore 2.10 dies of a graph with two AllReduces whose results the
 device uses ("The pointer[send_actor] is null"), with every optimizer. So at most one weight needs an AllReduce: the
@@ -96,23 +96,27 @@ class Mixed(_Net):
 
 
 class DataParallel(_Net):
-    """One weight that no rank cuts, and rows that the ranks share: pure data parallel in a semi-automatic mode."""
+    """Weights that no rank cuts, and rows that the ranks share: pure data parallel in a semi-automatic mode.
 
-    def __init__(self, ranks):
+    There is one weight, or two with `hidden` columns between them.
+    """
+
+    def __init__(self, ranks, hidden=None):
         super().__init__(ranks)
-        self.weight = weight("weight", (32, 16))
-        self.product = self.place(P.MatMul(), ((ranks, 1), (1, 1)))
+        self.up = weight("up", (32, hidden)) if hidden else None
+        self.weight = weight("weight", (hidden or 32, 16))
+        self.first, self.product = (self.place(P.MatMul(), ((ranks, 1), (1, 1))) for _ in range(2))
         self.sub = self.place(P.Sub(), ((ranks, 1), (ranks, 1)))
         self.squares = _Squares(ranks)
 
     def construct(self, x, y):
+        x = x if self.up is None else self.first(x, self.up)
         return self.squares(self.sub(self.product(x, self.weight), y))
 
 
-class _Stage(_Net):
-    def __init__(self, ranks, name, shape, half):
+class _Part(_Net):
+    def __init__(self, ranks, rows, name, shape, half):
         super().__init__(ranks)
-        rows = (ranks // 2 or 1, 1)
         self.weight = weight(f"{name}.weight", shape, np.float16 if half else np.float32)
         self.bias = weight(f"{name}.bias", (ROWS, shape[1]))
         self.square = weight(f"{name}.square", (shape[1], shape[1]))
@@ -128,25 +132,43 @@ class _Stage(_Net):
 
 
 class Stages(_Net):
-    """A pipeline of two stages with three weights each. `tied`: the second one also uses a weight of the first."""
+    """A pipeline. Its parts follow each other, and have three weights each.
 
-    def __init__(self, ranks, half=False, tied=False):
+    Args:
+        ranks (int): The number of ranks.
+        places (tuple[int]): The stage of each part. A stage that has several is interleaved with the others.
+        half (bool): Whether the first weight of a part is float16.
+        tied (bool): Whether the second stage also uses a weight of the first.
+    """
+
+    def __init__(self, ranks, places=(0, 1), half=False, tied=False):
         super().__init__(ranks)
-        rows = (ranks // 2 or 1, 1)
-        self.stage0 = _Stage(ranks, "stage0", (32, 64), half)
-        self.stage1 = _Stage(ranks, "stage1", (64, 16), half)
-        self.stage0.pipeline_stage, self.stage1.pipeline_stage = 0, 1
-        self.tie = _Tie(self.stage0.square, self.place(P.MatMul(), (rows, (1, 1)))) if tied else None
+        stages = max(places) + 1
+        rows, last = (max(1, ranks // stages), 1), len(places) - 1  # the ranks of a stage share the rows of a batch
+        shapes = [(64 if i else 32, 16 if i == last else 64) for i in range(len(places))]
+        self.parts = nn.CellList([_Part(ranks, rows, f"part{i}", shape, half) for i, shape in enumerate(shapes)])
+        for part, stage in zip(self.parts, places):
+            part.pipeline_stage = stage
+        self.tie = _Tie(self.parts[0].square, self.place(P.MatMul(), (rows, (1, 1)))) if tied else None
         if tied:
             self.tie.pipeline_stage = 1
         self.sub = self.place(P.Sub(), (rows, rows))
         self.squares = _Squares(ranks, rows)
 
     def construct(self, x, y):
-        hidden = self.stage0(x)
-        if self.tie is not None:
-            hidden = self.tie(hidden)
-        return self.squares(self.sub(self.stage1(hidden), y))
+        for i, part in enumerate(self.parts):
+            if i == 1 and self.tie is not None:
+                x = self.tie(x)
+            x = part(x)
+        return self.squares(self.sub(x, y))
+
+
+class LazyStages(Stages):
+    """The same, inlined after the pipeline is cut. Interleaved pipelines need that."""
+
+    @ms.lazy_inline
+    def __init__(self, ranks, **options):
+        super().__init__(ranks, **options)
 
 
 class _Tie(nn.Cell):
@@ -156,31 +178,3 @@ class _Tie(nn.Cell):
 
     def construct(self, x):
         return self.product(x, self.parameter)
-
-
-class MicroBatches(nn.Cell):
-    """The sum of the losses of two micro batches, as a pipeline and gradient accumulation have it."""
-
-    def __init__(self, net):
-        super().__init__(auto_prefix=False)
-        self.net = net
-
-    def construct(self, x, y):
-        return self.net(x[:ROWS], y[:ROWS]) + self.net(x[ROWS:], y[ROWS:])
-
-
-class TwoOptimizers(nn.Cell):
-    """A training step in which each of two optimizers updates a part of the weights."""
-
-    def __init__(self, net, optimizers):
-        super().__init__()  # with prefixes: both optimizers have a state `global_step`
-        self.net, (self.first, self.second) = net, optimizers
-        self.weights = ms.ParameterTuple((*self.first.parameters, *self.second.parameters))
-        self.count = len(self.first.parameters)
-        self.gradient = ops.GradOperation(get_by_list=True)
-
-    def construct(self, x, y):
-        loss = self.net(x, y)
-        gradients = self.gradient(self.net, self.weights)(x, y)
-        updated = self.first(gradients[: self.count]), self.second(gradients[self.count :])
-        return ops.depend(loss, updated)

@@ -3,6 +3,10 @@
 """A training of one rank in semi-automatic or automatic parallel, or the same in one process without ranks."""
 
 import contextlib
+import ctypes
+import mmap
+import re
+import tempfile
 from pathlib import Path
 
 import cells
@@ -10,16 +14,17 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, context, nn
 from mindspore.nn.utils import no_init_parameters
-from mindspore.nn.wrap.cell_wrapper import _TrainGradAccuStepCell
 from mindspore.parallel.auto_parallel import AutoParallel
+from training_cells import AVERAGING, KINDS, MicroBatches, TwoOptimizers
 
-from mindspore_offload import AdamOffload, AdamWOffload
+from mindspore_offload import AdamOffload, AdamWOffload, placement_report
 
 CLASSES = {"AdamOffload": AdamOffload, "AdamWOffload": AdamWOffload, "nn.Adam": nn.Adam}
 MICRO_BATCHES = {"pipeline": nn.PipelineCell, "accumulation": nn.GradAccumulationCell}
 RANDOM = np.random.default_rng(1)
 STEPS, SAVED = 5, 3  # all steps, and those before a checkpoint
 BATCHES = [[(RANDOM.standard_normal((8, width)) / 2).astype(np.float32) for width in (32, 16)] for _ in range(STEPS)]
+BATCHES = [[np.concatenate([each, each[::-1, ::-1]]) for each in batch] for batch in BATCHES]  # four micro batches
 
 
 def train(ranks, case):
@@ -33,6 +38,10 @@ def train(ranks, case):
     checkpoint = _save(1 if resume == "whole" else ranks, case) if resume else None
     training, cell = _new_cells(ranks, case)
     batches = _batches(case)
+    if case.get("measured"):
+        return _memory_of_states(training, batches[0])
+    if case.get("is_compiled_only"):
+        return {"updated": _updated_by(cell, batches[0])}
     start = arrays_of(training)
     if resume == "whole":
         _load(training, ms.load_checkpoint(checkpoint))
@@ -43,8 +52,10 @@ def train(ranks, case):
         cell.compile(*batches[0])
         _load_delayed(training)
         start = arrays_of(training)
-    losses = [_loss(cell, batch) for batch in batches[SAVED if resume else 0 : case.get("steps")]]
+    losses = _losses(ranks, case, training, cell, batches[SAVED if resume else 0 : case.get("steps")])
     found = {"losses": losses, "start": start, "arrays": arrays_of(training), "layouts": layouts_of(cell)}
+    if case.get("report"):
+        found["report"] = placement_report(training, *batches[0])
     return {**found, "checkpoint": checkpoint}
 
 
@@ -74,16 +85,17 @@ def _training_cell(ranks, case, options):
     net = getattr(cells, case["net"])(ranks, **options)
     if case.get("recompute"):
         net.recompute()
-    weights, arguments, micro = net.trainable_params(), case.get("optimizer", {}), case.get("micro")
+    weights, arguments = net.trainable_params(), case.get("optimizer", {})
     if case.get("two_optimizers"):
         optimizers = [new_optimizer(part, **arguments) for part in (weights[:1], weights[1:])]
-        return cells.TwoOptimizers(net, optimizers).set_train()
+        return TwoOptimizers(net, optimizers).set_train()
     optimizer = new_optimizer(weights, **arguments)
-    if micro and ranks > 1:
-        return _TrainGradAccuStepCell(MICRO_BATCHES[micro](net, 2), optimizer).set_train()
-    if micro:
-        return nn.TrainOneStepCell(cells.MicroBatches(net), optimizer, sens=0.5).set_train()
-    return nn.TrainOneStepCell(net, optimizer).set_train()
+    micro, count, kind = case.get("micro"), case.get("count", 2), case.get("cell")
+    if ranks > 1:
+        net = MICRO_BATCHES[micro](net, count) if micro else net
+        return KINDS[kind or ("micro-batches" if micro else "ordinary")](net, optimizer).set_train()
+    net = MicroBatches(net, count) if micro else net
+    return nn.TrainOneStepCell(net, optimizer, sens=1 / count if micro and kind in AVERAGING else None).set_train()
 
 
 def new_optimizer(parameters, cls="AdamOffload", groups=False, moment_dtype=None, learning_rate=0.01, **arguments):
@@ -101,12 +113,73 @@ def new_optimizer(parameters, cls="AdamOffload", groups=False, moment_dtype=None
 
 
 def _batches(case):
-    return [[Tensor(each if case.get("micro") else each[: cells.ROWS]) for each in batch] for batch in BATCHES]
+    rows = cells.ROWS * (case.get("count", 2) if case.get("micro") else 1)
+    return [[Tensor(each[:rows]) for each in batch] for batch in BATCHES]
 
 
-def _loss(cell, batch):
-    """Runs a step. On all stages but the last one the loss is 0."""
-    return float(np.sum(cell(*batch).asnumpy()))
+def _losses(ranks, case, training, cell, batches):
+    """Runs the steps, and returns the losses. On all stages but the last one they are 0.
+
+    A step with an overflow is run on ranks only, and its loss is left out.
+    """
+    losses = []
+    for i, batch in enumerate(batches):
+        overflows = i == case.get("overflow")
+        if overflows and ranks == 1:
+            continue
+        loss = cell(*_overflowing(training, batch) if overflows else batch)
+        if overflows and hasattr(training, "overflow"):
+            training.overflow.set_data(Tensor([0.0], ms.float32))
+        if not overflows:
+            losses.append(float(np.sum((loss[0] if isinstance(loss, tuple) else loss).asnumpy())))
+    return losses
+
+
+def _overflowing(training, batch):
+    """Returns a batch whose gradients are infinite, or lets a cell find an overflow that asks the device for it."""
+    if hasattr(training, "overflow"):
+        training.overflow.set_data(Tensor([1.0], ms.float32))
+        return batch
+    return [Tensor(np.full(each.shape, np.inf, np.float32)) for each in batch]
+
+
+def _memory_of_states(training, batch):
+    """Returns the bytes of the states, and how many are resident: when the step is compiled, and after it has run."""
+    training.compile(*batch)
+    states = [*training.optimizer.moment1, *training.optimizer.moment2]
+    found = {"compiled": sum(_resident_bytes(state.memory) for state in states)}
+    training(*batch).asnumpy()  # waits for the step
+    found["trained"] = sum(_resident_bytes(state.memory) for state in states)
+    return {**found, "bytes": sum(state.nbytes for state in states)}
+
+
+def _resident_bytes(array):
+    start = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    pages = (ctypes.c_ubyte * (-(-(array.ctypes.data + array.nbytes - start) // mmap.PAGESIZE)))()
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(pages) * mmap.PAGESIZE), pages) == 0
+    return mmap.PAGESIZE * sum(each & 1 for each in pages)
+
+
+def _updated_by(cell, batch):
+    """Compiles a step, and returns the parameters that its optimizer updates, from the graph after MindSpore's passes.
+
+    Then MindSpore's GPU runtime refuses the graph, see `cases.COMPILED`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ms.set_context(save_graphs=1, save_graphs_path=folder)
+        try:
+            cell.compile(*batch)
+        except RuntimeError as error:
+            if "must be a Primitive ValueNode" not in str(error):
+                raise
+        finally:
+            ms.set_context(save_graphs=0)
+        (graph,) = Path(folder).glob("**/*_validate_*.ir")
+        text = graph.read_text()
+    kernels = len(re.findall(r"= (?:Custom|Adam)\(", text))
+    written = re.findall(r"(?:PrimFunc_AssignAdd|= Adam)\(%para\d+_(parts\.[\w.]+),", text)
+    assert len(written) == kernels, text
+    return sorted(written)
 
 
 def _folder(case):
@@ -122,8 +195,7 @@ def strategy_file(folder):
 def _save(ranks, case):
     """Trains the first steps, and returns the name of the checkpoint that it saves."""
     training, cell = _new_cells(ranks, case)
-    for batch in _batches(case)[:SAVED]:
-        _loss(cell, batch)
+    _losses(ranks, case, training, cell, _batches(case)[:SAVED])
     file = _folder(case) / "saved.ckpt"
     file.parent.mkdir(parents=True, exist_ok=True)
     ms.save_checkpoint(training, str(file), integrated_save=False)

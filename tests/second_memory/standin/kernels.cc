@@ -5,6 +5,7 @@
 // other one is a stub that ends the process with its name.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <climits>
 #include <cmath>
 #include <cstdint>
@@ -62,6 +63,7 @@ namespace {
 template <BinaryOpType kOperation, class T>
 auto Binary(T a, T b) {
   if constexpr (kOperation == BinaryOpType::kGreater) return a > b;
+  if constexpr (kOperation == BinaryOpType::kLessEqual) return a <= b;
   if constexpr (kOperation == BinaryOpType::kEqual) return a == b;
   if constexpr (kOperation == BinaryOpType::kNotEqual) return a != b;
   if constexpr (kOperation == BinaryOpType::kMaximum) return a > b ? a : b;
@@ -108,6 +110,7 @@ BINARY(kRealDiv, float, float)
 BINARY(kMaximum, float, float)
 BINARY(kMinimum, float, float)
 BINARY(kGreater, float, bool)
+BINARY(kLessEqual, float, bool)
 BINARY(kEqual, float, bool)
 BINARY(kNotEqual, float, bool)
 BINARY(kAdd, __half, __half)
@@ -117,6 +120,31 @@ BINARY(kAdd, int, int)
 BINARY(kSub, int, int)
 BINARY(kMul, int, int)
 BINARY(kMinimum, int, int)
+
+// The mangled names have these numbers.
+enum class ElwiseOpType { kLogicalNot = 23, kReciprocal = 27 };
+
+template <ElwiseOpType kOperation, class A, class B>
+cudaError_t UnaryOpsCudaFunc(size_t count, const A* from, B* to, cudaStream_t stream) {
+  from = OfKernel(from), to = OfKernel(to);
+  return Launch(stream, What::kKernel, count * sizeof(B), [=] {
+    for (size_t i = 0; i < count; ++i) {
+      if constexpr (kOperation == ElwiseOpType::kLogicalNot) to[i] = !from[i];
+      if constexpr (kOperation == ElwiseOpType::kReciprocal) to[i] = 1 / from[i];
+    }
+  });
+}
+template cudaError_t UnaryOpsCudaFunc<ElwiseOpType::kLogicalNot>(size_t, const bool*, bool*, cudaStream_t);
+template cudaError_t UnaryOpsCudaFunc<ElwiseOpType::kReciprocal>(size_t, const float*, float*, cudaStream_t);
+
+// 1 if an element is not finite, else 0.
+template <class T>
+cudaError_t CalFloatStatus(size_t count, const T* from, float* to, cudaStream_t stream) {
+  from = OfKernel(from), to = OfKernel(to);
+  return Launch(stream, What::kKernel, sizeof(float),
+                [=] { *to = !std::all_of(from, from + count, [](T x) { return std::isfinite(x); }); });
+}
+template cudaError_t CalFloatStatus(size_t, const float*, float*, cudaStream_t);
 
 template <class From, class To>
 cudaError_t Cast(int count, const From* from, To* to, cudaStream_t stream) {
