@@ -16,12 +16,13 @@ def picture(language):
     """Returns an SVG with a bar for each optimizer: its bytes on the device, then those on the host."""
     say = words(language)
     ours, _, without_masters, with_masters = estimate(PARAMETERS, DTYPE)
-    smaller, *_ = estimate(PARAMETERS, DTYPE, moment_dtype="bfloat16")
+    smaller, smallest = (estimate(PARAMETERS, DTYPE, moment_dtype=dtype)[0] for dtype in ("bfloat16", "uint8"))
     rows = {
         "nn.Adam, float16 only, 16-bit moments, no master": without_masters,
         "Adam on the device, float32 states": with_masters,
         "this package, float32 states": ours,
         "this package, bfloat16 moments": smaller,
+        "this package, uint8 moments": smallest,
     }
     scale = (WIDTH - 2 * MARGIN - VALUES) / max(row.device + row.host for row in rows.values())
     title = say("Memory for training 7 billion 16-bit weights")
