@@ -107,9 +107,15 @@ def sparse_safetensors(file, tensors):
 
 
 def start_program(*command):
+    """Starts Python. A signal that this process ignores, as under nohup, is not ignored there."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE_TREE)}
     return subprocess.Popen(
-        [sys.executable, *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *map(str, command)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
 
