@@ -107,7 +107,7 @@ def test_a_device_has_a_slice_of_each_matrix():
         2 * held,
     )
     assert (adam.device_states, exact.device_states, offload.host) == (4 * held, 12 * held, 0)
-    # Of a number, the device keeps what fits beside its slice of the weights and gradients.
+    # If only their number is known, the device keeps what fits beside its slice of the weights and gradients.
     ours = estimate(8000, "float32", model_parallel=8, device_memory=8 * 1000 + 8 * 250)[0]
     assert (ours.offload_ratio, ours.device_states, ours.host_states) == (0.75, 8 * 250, 8 * 750)
 

@@ -28,7 +28,7 @@ _ITS_OWN = "give it the state_dict() of the optimizer"
 _WHOLE = "call get_optimizer_state_dict with StateDictOptions(full_state_dict=True, cpu_offload=True)"
 NO_AMSGRAD = f"AMSGrad is not supported, {checks.ALONE}"
 
-# What to do if a group has another value. Old releases of PyTorch save no `decoupled_weight_decay` and no `maximize`.
+# The advice if a group has another value. Old releases of PyTorch save no `decoupled_weight_decay` and no `maximize`.
 # DeepSpeed saves a `bias_correction`. Only Adam and AdamW have `amsgrad`, in every release.
 _CURES = {
     "amsgrad": NO_AMSGRAD,

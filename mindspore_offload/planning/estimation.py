@@ -16,7 +16,7 @@ WRITEBACKS, MOMENT_DTYPES = ("assign", "in_place"), tuple(MOMENT_FORMATS)
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
 SLOWEST = 1e-9  # in 1e9 bytes per second: the time at a lower speed may be more than a float holds
 
-# What a value must be, whatever the others are.
+# The range of each argument, whatever the others are.
 _Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: _Rule = (lambda n: n is None or 0 < n <= MOST, f"be greater than 0 and at most {MOST:g}")
 _SPEED: _Rule = (lambda n: n is None or SLOWEST < n <= MOST, f"be greater than {SLOWEST:g} and at most {MOST:g}")
