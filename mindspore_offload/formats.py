@@ -6,7 +6,10 @@ MindSpore is not imported here: the commands answer before they load it.
 """
 
 import math
-from typing import NamedTuple
+from types import ModuleType
+from typing import NamedTuple, Optional
+
+from mindspore_offload import codes
 
 
 class ElementType(NamedTuple):
@@ -47,6 +50,8 @@ class MomentFormat(NamedTuple):
             moments are kept as they are computed.
         block (int): The elements that are kept together; 1, or the number that share a scale.
         block_bytes (int): The bytes of a block in memory.
+        codec (Optional[module]): Its `encode` makes blocks of codes of float32 values, its `decode` the reverse. None
+            where the array has the moment's own shape, in a dtype of MindSpore.
     """
 
     name: str
@@ -54,6 +59,7 @@ class MomentFormat(NamedTuple):
     unit: float
     block: int
     block_bytes: int
+    codec: Optional[ModuleType] = None
 
     @property
     def is_stochastic(self):
@@ -63,7 +69,7 @@ class MomentFormat(NamedTuple):
     @property
     def has_codes(self):
         """True if a moment is kept as blocks of codes, a row each, with a scale at its end."""
-        return self.block > 1
+        return self.codec is not None
 
     def suits(self, size, ndim):
         """Returns True for the parameters whose moments it keeps. Those of the others stay float32."""
@@ -88,17 +94,15 @@ MOMENT_NAMES = ("moment1", "moment2")
 # dimension. They are under a thousandth of a transformer.
 LEAST_CODED = 4096
 
-BYTES_OF_BLOCK = 260  # 256 codes and a float32 scale
-
 MOMENT_FORMATS = {
     row.name: row
     for row in (
         MomentFormat("float32", "float32", 0.0, 1, 4),
         MomentFormat("bfloat16", "bfloat16", 2.0 ** -ELEMENT_TYPES["bfloat16"].fraction_bits, 1, 2),
-        MomentFormat("uint8", "uint8", 2.0**-3, 256, BYTES_OF_BLOCK),
+        MomentFormat("uint8", "uint8", 2.0**-3, codes.BLOCK, codes.BYTES, codes),
     )
 }
-EXACT, CODES = MOMENT_FORMATS["float32"], MOMENT_FORMATS["uint8"]
+EXACT = MOMENT_FORMATS["float32"]
 
 
 def moment_format(dtype):

@@ -10,31 +10,15 @@ from mindspore import ops
 from mindspore.communication import GlobalComm
 from mindspore.ops import auto_generate
 from mindspore.ops import signature as sig
-from mindspore.train.mind_ir_pb2 import ModelProto, NodeProto, PrimitiveProto, TensorProto
+from mindspore.train.mind_ir_pb2 import ModelProto as ModelProto
+from mindspore.train.mind_ir_pb2 import NodeProto as NodeProto
+from mindspore.train.mind_ir_pb2 import PrimitiveProto as PrimitiveProto
+from mindspore.train.mind_ir_pb2 import TensorProto as TensorProto
 
 try:
     from mindspore.graph.api import _cell_graph_executor
 except ImportError:  # before 2.9
     from mindspore.common.api import _cell_graph_executor
-
-__all__ = [
-    "ModelProto",
-    "NodeProto",
-    "PrimitiveProto",
-    "TensorProto",
-    "clone_info",
-    "compile_and_run",
-    "compiled_graph",
-    "declare_input",
-    "declare_inputs",
-    "forget_clones",
-    "has_hooks",
-    "in_place_copy",
-    "is_communicating",
-    "own_cells",
-    "own_parameters",
-    "tensor_move",
-]
 
 
 def is_communicating():

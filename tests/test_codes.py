@@ -13,10 +13,10 @@ from moment_values import values_of
 from nets import parameters_of
 from test_moments import update_ratios
 
-from mindspore_offload import AdamOffload, AdamWOffload, states
+from mindspore_offload import AdamOffload, AdamWOffload, codes, states
 from mindspore_offload.distributed.ranks import World
 from mindspore_offload.formats import MOMENT_NAMES
-from mindspore_offload.states import buckets, codes
+from mindspore_offload.states import buckets
 
 MOMENTS = ["moment1", "moment2"]
 DTYPES = [ms.float32, ms.bfloat16, ms.uint8]

@@ -16,7 +16,6 @@ from mindspore import dtype as mstype
 from mindspore_offload import formats
 from mindspore_offload.distributed import pieces
 from mindspore_offload.errors import refuse
-from mindspore_offload.states import codes
 
 # MindSpore loads one parameter after the other, so a refusal comes too late for those before it.
 HALF_LOADED = "What was loaded before it is changed, so make the net and the optimizer anew before you train"
@@ -39,21 +38,24 @@ class Form(NamedTuple):
     piece: Optional[pieces.Piece] = None
     moment: Optional[str] = None
 
+    def format_of(self, dtype):
+        """Returns the `MomentFormat` of an array of this dtype. All others are like float32: each element has one."""
+        return (self.moment and formats.moment_format(dtype)) or formats.EXACT
+
     def may_load(self, shape):
         """Returns True for each shape that a tensor in some format may have.
 
         For a large state also for any flat shape, and any blocks of codes: that may be a rank's piece, which
         `converted` refuses in words that help.
         """
-        is_moment = self.moment is not None
-        is_flat = len(shape) == 1 or (is_moment and shape[1:] == (formats.BYTES_OF_BLOCK,))
+        possible = formats.MOMENT_FORMATS.values() if self.moment else [formats.EXACT]
+        is_flat = len(shape) == 1 or any(each.codec and shape[1:] == (each.block_bytes,) for each in possible)
         may_be_piece = is_flat and math.prod(self.whole) >= pieces.MIN_SHARDED
-        return may_be_piece or shape in self._shapes(False) or (is_moment and shape in self._shapes(True))
+        return may_be_piece or any(shape in self._shapes(each) for each in possible)
 
-    def _shapes(self, has_codes):
-        """Returns the shapes that a tensor may have, first that of the state. `()` is as good as `(1,)`."""
-        shapes = [formats.CODES.shape(each) if has_codes else each for each in (self.shape, self.whole)]
-        return [*shapes, ()] if self.shape == (1,) else shapes
+    def _shapes(self, moments):
+        """Returns the shapes that a tensor in a format may have, first that of the state. `()` is as good as `(1,)`."""
+        return [moments.shape(self.shape), moments.shape(self.whole), *([()] if self.shape == (1,) else [])]
 
     def converted(self, name, data):
         """Returns what a tensor brings for the memory of the state `name`, flat and without the padding at its end.
@@ -61,9 +63,8 @@ class Form(NamedTuple):
         A whole state brings the piece in it. A moment is converted from any format: decoded from codes, or rounded to
         nearest.
         """
-        brings_codes, shape = self._has_codes(data.dtype), tuple(data.shape)
-        shapes = self._shapes(brings_codes)
-        if shape not in shapes:
+        own, brought, shape = self.format_of(self.dtype), self.format_of(data.dtype), tuple(data.shape)
+        if shape not in self._shapes(brought):
             of_piece = f", or that of its piece, {self.shape}" if self.piece else ""
             cure = (
                 f"load the checkpoint of a net with the same parameters. Those of the ranks of a sharded training must "
@@ -73,19 +74,15 @@ class Form(NamedTuple):
         start, size = 0, math.prod(self.whole)
         if self.piece:
             size = max(min(self.piece.size, size - self.piece.begin), 0)
-            start = 0 if shape == shapes[0] else self.piece.begin
-        stop, block = start + size, formats.CODES.block
-        if not brings_codes:
-            dtype = mstype.float32 if self._has_codes(self.dtype) else self.dtype
-            values = data.astype(dtype).asnumpy().reshape(-1)[start:stop]
-            return codes.encode(values, self.moment).reshape(-1) if self._has_codes(self.dtype) else values
-        blocks = data.asnumpy()[start // block : -(-stop // block)]  # pieces consist of whole blocks
-        if self._has_codes(self.dtype):
+            start = 0 if shape == brought.shape(self.shape) else self.piece.begin
+        if brought.codec is None:
+            dtype = self.dtype if own.codec is None else mstype.float32
+            values = data.astype(dtype).asnumpy().reshape(-1)[start : start + size]
+            return values if own.codec is None else own.codec.encode(values, self.moment).reshape(-1)
+        blocks = data.asnumpy()[start // brought.block : -(-(start + size) // brought.block)]  # a piece has whole ones
+        if brought is own:
             return blocks.reshape(-1)
-        return Tensor(codes.decode(blocks, self.moment)[:size]).astype(self.dtype).asnumpy()
-
-    def _has_codes(self, dtype):
-        return self.moment is not None and formats.moment_format(dtype) is formats.CODES
+        return Tensor(brought.codec.decode(blocks, self.moment)[:size]).astype(self.dtype).asnumpy()
 
 
 class Loadable(Tensor):

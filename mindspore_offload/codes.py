@@ -4,7 +4,8 @@
 
 import numpy as np
 
-from mindspore_offload.formats import BYTES_OF_BLOCK, CODES
+BLOCK = 256  # codes
+BYTES = 260  # of a block: its codes, and a float32 scale
 
 # The bits of the float32 number f(0), and the largest code without the sign of the first moment.
 _FIRST = {"moment1": (127 - 15) << 23, "moment2": (127 - 31) << 23}
@@ -23,9 +24,9 @@ def decode(blocks, moment):
         blocks (numpy.ndarray): The blocks, of dtype uint8 and shape (blocks, 260).
         moment (str): "moment1" or "moment2".
     """
-    quarters = blocks[:, : CODES.block].reshape(len(blocks), CODES.block // 4, 4)
-    found = quarters.transpose(0, 2, 1).reshape(len(blocks), CODES.block)
-    scales = np.ascontiguousarray(blocks[:, CODES.block :]).view(np.float32)
+    quarters = blocks[:, :BLOCK].reshape(len(blocks), BLOCK // 4, 4)
+    found = quarters.transpose(0, 2, 1).reshape(len(blocks), BLOCK)
+    scales = np.ascontiguousarray(blocks[:, BLOCK:]).view(np.float32)
     return (_table(moment)[found] * scales).reshape(-1)
 
 
@@ -34,15 +35,15 @@ def encode(values, moment):
 
     Values that are not finite become zero, as in a step.
     """
-    blocks = np.zeros((-(-len(values) // CODES.block), BYTES_OF_BLOCK), np.uint8)
-    padded = np.zeros((len(blocks), CODES.block), np.float32)
+    blocks = np.zeros((-(-len(values) // BLOCK), BYTES), np.uint8)
+    padded = np.zeros((len(blocks), BLOCK), np.float32)
     padded.reshape(-1)[: len(values)] = np.where(np.isfinite(values), values, 0)
     for start in range(0, len(blocks), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         scales = _scales(padded[part], moment)
-        found = _codes(padded[part], scales, moment).reshape(-1, 4, CODES.block // 4)
-        blocks[part, : CODES.block] = found.transpose(0, 2, 1).reshape(-1, CODES.block)
-        blocks[part, CODES.block :] = scales.view(np.uint8)
+        found = _codes(padded[part], scales, moment).reshape(-1, 4, BLOCK // 4)
+        blocks[part, :BLOCK] = found.transpose(0, 2, 1).reshape(-1, BLOCK)
+        blocks[part, BLOCK:] = scales.view(np.uint8)
     return blocks
 
 
