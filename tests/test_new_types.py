@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A new element type or moment format does not compile before it has its own cases."""
+"""A new element type or moment format does not compile before it has its own cases, and needs one row in Python."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,10 @@ def test_a_value_without_a_case_does_not_compile(kind, tmp_path):
     succeeded, printed = compiles(folder)
     assert not succeeded
     assert "kNew" in printed
+
+
+def test_a_moment_format_needs_one_row_in_python(tmp_path):
+    script = Path(__file__).with_name("new_format.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr

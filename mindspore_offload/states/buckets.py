@@ -39,17 +39,11 @@ def cut(slots, start=0, limit=None):
         limit (Optional[float]): The bound, in bytes. None: `BUCKET_BYTES`.
     """
     limit = BUCKET_BYTES if limit is None else limit
-    runs = _runs([each.parameter.nbytes for each in slots], limit)
+    runs, held = [], 0  # the bounds of each bucket, and the bytes in the last one
+    for i in reversed(range(len(slots))):
+        size = slots[i].parameter.nbytes
+        if not runs or held + size > limit:
+            runs.append([i, i + 1])
+            held = 0
+        runs[-1][0], held = i, held + size
     return [Bucket(start + first, tuple(slots[first:stop])) for first, stop in runs]
-
-
-def _runs(sizes, limit):
-    """Yields the bounds of runs of neighbours whose sizes sum to at most `limit`, or that are single, from the end."""
-    stop, held = len(sizes), 0
-    for i in reversed(range(len(sizes))):
-        if held and held + sizes[i] > limit:
-            yield i + 1, stop
-            stop, held = i + 1, 0
-        held += sizes[i]
-    if stop:
-        yield 0, stop

@@ -13,8 +13,6 @@ from mindspore_offload.abi import COLUMNS
 
 # The index of each column.
 LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, GRADIENT_SCALE, _, SKIP, BETA1, BETA2, _ = range(len(COLUMNS))
-# The columns that are the same in every step come last, in one piece.
-CONSTANTS = COLUMNS[COLUMNS.index("beta1") :]
 
 # The columns of a parameter whose gradient is clipped and decayed before the kernel gets it.
 PREPARED = {"weight_decay": 0, "clip": 1}
@@ -46,12 +44,10 @@ class Coefficients(nn.Cell):
     def __init__(self, rows, beta1, beta2, eps, gradient_scale, features):
         super().__init__(auto_prefix=False)
         self.features = features
-        values = {"beta1": beta1, "beta2": beta2, "eps": eps, "gradient_scale": gradient_scale}
-        values["nesterov"] = features.nesterov
-        self.constants = _table(rows, CONSTANTS, values)
-        self.eps, self.gradient_scales = _table(rows, ["eps"], values), _table(rows, ["gradient_scale"], values)
-        self.zeros, self.ones = _table(rows, ["zero"], {"zero": 0}), _table(rows, ["one"], {"one": 1})
-        self.one = Tensor(1.0, mstype.float32)
+        self.eps, self.gradient_scales = _table(rows, eps), _table(rows, gradient_scale)
+        self.zeros, self.ones, self.one = _table(rows, 0), _table(rows, 1), Tensor(1.0, mstype.float32)
+        # The columns that are the same in every step come last, in one piece.
+        self.constants = _table(rows, beta1, beta2, features.nesterov)
         self.column_shape = (rows, 1)
 
     def construct(self, global_step, learning_rates, weight_decays, powers, clip, is_finite, loss_scale):
@@ -94,5 +90,5 @@ def _as_scalar(value):
     return host.reshape(host.cast(value, mstype.float32), ())
 
 
-def _table(rows, columns, values):
-    return Tensor(np.tile(np.array([values[column] for column in columns], np.float32), (rows, 1)))
+def _table(rows, *columns):
+    return Tensor(np.tile(np.array(columns, np.float32), (rows, 1)))
