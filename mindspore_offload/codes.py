@@ -4,8 +4,9 @@
 
 import numpy as np
 
-BLOCK = 256  # codes
-BYTES = 260  # of a block: its codes, and a float32 scale
+from mindspore_offload.formats import MOMENT_FORMATS
+
+BLOCK, BYTES = MOMENT_FORMATS["uint8"].block, MOMENT_FORMATS["uint8"].block_bytes  # codes, and a float32 scale
 
 # The bits of the float32 number f(0), and the largest code without the sign of the first moment.
 _FIRST = {"moment1": (127 - 15) << 23, "moment2": (127 - 31) << 23}

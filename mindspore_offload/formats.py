@@ -2,14 +2,12 @@
 
 """The element types of parameters and gradients, and the formats of moments, a row each.
 
-MindSpore is not imported here: the commands answer before they load it.
+Neither MindSpore nor NumPy is imported here: the commands answer before they load them.
 """
 
+import importlib
 import math
-from types import ModuleType
-from typing import NamedTuple, Optional
-
-from mindspore_offload import codes
+from typing import NamedTuple
 
 
 class ElementType(NamedTuple):
@@ -19,23 +17,21 @@ class ElementType(NamedTuple):
         name (str): Its name in MindSpore.
         size (int): Its bytes.
         fraction_bits (int): The bits of its fraction: two neighbours near 1 are 2**-fraction_bits apart.
-        code (str): Its name in a safetensors file.
         abbreviation (str): Its short name on a command line.
     """
 
     name: str
     size: int
     fraction_bits: int
-    code: str
     abbreviation: str
 
 
 ELEMENT_TYPES = {
     row.name: row
     for row in (
-        ElementType("float32", 4, 23, "F32", "fp32"),
-        ElementType("float16", 2, 10, "F16", "fp16"),
-        ElementType("bfloat16", 2, 7, "BF16", "bf16"),
+        ElementType("float32", 4, 23, "fp32"),
+        ElementType("float16", 2, 10, "fp16"),
+        ElementType("bfloat16", 2, 7, "bf16"),
     )
 }
 
@@ -50,8 +46,8 @@ class MomentFormat(NamedTuple):
             moments are kept as they are computed.
         block (int): The elements that are kept together; 1, or the number that share a scale.
         block_bytes (int): The bytes of a block in memory.
-        codec (Optional[module]): Its `encode` makes blocks of codes of float32 values, its `decode` the reverse. None
-            where the array has the moment's own shape, in a dtype of MindSpore.
+        codec_name (str): The module whose `encode` makes blocks of codes of float32 values, and whose `decode` does the
+            reverse. Empty where the array has the moment's own shape, in a dtype of MindSpore.
     """
 
     name: str
@@ -59,7 +55,7 @@ class MomentFormat(NamedTuple):
     unit: float
     block: int
     block_bytes: int
-    codec: Optional[ModuleType] = None
+    codec_name: str = ""
 
     @property
     def is_stochastic(self):
@@ -69,7 +65,12 @@ class MomentFormat(NamedTuple):
     @property
     def has_codes(self):
         """True if a moment is kept as blocks of codes, a row each, with a scale at its end."""
-        return self.codec is not None
+        return bool(self.codec_name)
+
+    @property
+    def codec(self):
+        """The module named by `codec_name`."""
+        return importlib.import_module(self.codec_name)
 
     def suits(self, size, ndim):
         """Returns True for the parameters whose moments it keeps. Those of the others stay float32."""
@@ -99,7 +100,7 @@ MOMENT_FORMATS = {
     for row in (
         MomentFormat("float32", "float32", 0.0, 1, 4),
         MomentFormat("bfloat16", "bfloat16", 2.0 ** -ELEMENT_TYPES["bfloat16"].fraction_bits, 1, 2),
-        MomentFormat("uint8", "uint8", 2.0**-3, codes.BLOCK, codes.BYTES, codes),
+        MomentFormat("uint8", "uint8", 2.0**-3, 256, 260, "mindspore_offload.codes"),  # 256 codes and a float32
     )
 }
 EXACT = MOMENT_FORMATS["float32"]

@@ -135,7 +135,7 @@ class CheckpointFile:
     def integers(self, name, count):
         """Returns the `count` int32 numbers of a tensor."""
         entry = self.entries[name]
-        if entry.dtype not in ("int32", "I32") or entry.length != 4 * count:
+        if entry.dtype != "int32" or entry.length != 4 * count:
             raise self.damaged(f"{name!r:.60} must have {4 * count} bytes of int32")
         return struct.unpack(f"<{count}i", b"".join(self.blocks(name)))
 

@@ -6,10 +6,11 @@ import json
 import struct
 
 from mindspore_offload.checkpoints.checkpoint_file import CHECKSUM_NAME, CheckpointFile, Entry
-from mindspore_offload.formats import ELEMENT_TYPES
 
 METADATA = "__metadata__"  # in the header, beside the tensors
-DTYPES = {row.code: row.name for row in ELEMENT_TYPES.values()} | {"U8": "uint8"}
+# MindSpore's names of the dtypes.
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
+DTYPES |= {f"{sign}{bits}": f"{name}{bits}" for sign, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
 HEADER_LIMIT = 2**24  # bytes, about 100 per tensor; parsing may need 30 times that in memory
 DIGITS_READ = 20  # of a number: as many show that it is too large
 

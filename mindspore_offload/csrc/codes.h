@@ -36,7 +36,7 @@ struct CodeBlock {
   uint32_t words[kCodeWords];
   float scale;
 };
-static_assert(sizeof(CodeBlock) == 260, "as BYTES in codes.py");
+static_assert(sizeof(CodeBlock) == 260, "as block_bytes in formats.py");
 
 // A code, without the sign of m, is the exponent and mantissa of a float32 less those of f(0), cut to bits 20 to 27.
 constexpr uint32_t kFirstM = (127 - 15) << 23, kFirstV = (127 - 31) << 23;  // the bits of f(0)

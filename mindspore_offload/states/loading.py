@@ -49,7 +49,7 @@ class Form(NamedTuple):
         `converted` refuses in words that help.
         """
         possible = formats.MOMENT_FORMATS.values() if self.moment else [formats.EXACT]
-        is_flat = len(shape) == 1 or any(each.codec and shape[1:] == (each.block_bytes,) for each in possible)
+        is_flat = len(shape) == 1 or any(each.has_codes and shape[1:] == (each.block_bytes,) for each in possible)
         may_be_piece = is_flat and math.prod(self.whole) >= pieces.MIN_SHARDED
         return may_be_piece or any(shape in self._shapes(each) for each in possible)
 
@@ -75,10 +75,10 @@ class Form(NamedTuple):
         if self.piece:
             size = max(min(self.piece.size, size - self.piece.begin), 0)
             start = 0 if shape == brought.shape(self.shape) else self.piece.begin
-        if brought.codec is None:
-            dtype = self.dtype if own.codec is None else mstype.float32
+        if not brought.has_codes:
+            dtype = self.dtype if not own.has_codes else mstype.float32
             values = data.astype(dtype).asnumpy().reshape(-1)[start : start + size]
-            return values if own.codec is None else own.codec.encode(values, self.moment).reshape(-1)
+            return values if not own.has_codes else own.codec.encode(values, self.moment).reshape(-1)
         blocks = data.asnumpy()[start // brought.block : -(-(start + size) // brought.block)]  # a piece has whole ones
         if brought is own:
             return blocks.reshape(-1)
