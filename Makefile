@@ -245,7 +245,7 @@ bench-kernel: build/kernel_bench
 
 build/formats_bench: benchmarks/kernel/formats_bench.cc $(CPP)
 	mkdir -p build
-	g++ $(FLAGS) -o $@ benchmarks/kernel/formats_bench.cc tests/kernel/code_tracking.cc tests/kernel/code_reference.cc \
+	g++ $(FLAGS) -o $@ benchmarks/kernel/formats_bench.cc tests/kernel/tracking.cc tests/kernel/code_reference.cc \
 	    $(KERNEL)
 
 bench-formats: build/formats_bench

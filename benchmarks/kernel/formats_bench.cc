@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "../../mindspore_offload/csrc/half.h"
-#include "../../tests/kernel/code_tracking.h"
+#include "../../tests/kernel/tracking.h"
 
 using namespace mindspore_offload;
 
@@ -132,7 +132,7 @@ int main() {
   for (const Gradients& gradients : {Steady(), SteadyInOneDecade(), Falling(), Outlier()}) {
     std::printf("%s\n", gradients.name);
     for (const auto& [name, rounding] : formats) {
-      const Ratios r = Track(gradients, rounding);
+      const Ratios r = rounding ? Track(gradients, rounding) : Track(gradients, MomentFormat::kUint8);
       std::printf("  %-18s %7.3f %7.3f %8.3f %8.3g %7.3f\n", name, r.median, r.low, r.high, r.largest, r.v);
       std::fflush(stdout);
     }

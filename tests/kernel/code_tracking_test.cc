@@ -3,13 +3,12 @@
 // Tests that moments of 8 bits follow float64 moments over thousands of steps, and prints how closely. Formats with one
 // fault each must fail this test.
 
-#include "code_tracking.h"
-
 #include <vector>
 
 #include "code_reference.h"
 #include "expect.h"
 #include "tests.h"
+#include "tracking.h"
 
 using namespace mindspore_offload;
 
@@ -26,7 +25,7 @@ std::vector<uint32_t> BitsOfBlock(RoundingSeed seed, uint32_t first) {
 
 void TestCodeTracking(const std::string& isa) {
   for (const Gradients& kind : AllGradients()) {
-    const Ratios ratios = Track(kind);
+    const Ratios ratios = Track(kind, MomentFormat::kUint8);
     Print("uint8 moments", kind, ratios);
     Expect(ratios.Follow(kind), isa + ": uint8 moments don't follow gradients: " + kind.name);
   }

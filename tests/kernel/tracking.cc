@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// See code_tracking.h.
+// See tracking.h.
 
-#include "code_tracking.h"
+#include "tracking.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -61,7 +61,11 @@ class Tracked {
     for (size_t i = 0; measured && i < kTracked; ++i) squares[i] += static_cast<double>(delta[i]) * delta[i];
   }
 
-  float V(size_t i) const { return format_ == MomentFormat::kUint8 ? Decoded(v_.data(), false, i) : FloatOf(v_[i]); }
+  float V(size_t i) const {
+    if (format_ == MomentFormat::kUint8) return Decoded(v_.data(), false, i);
+    if (format_ == MomentFormat::kBFloat16) return ToFloat(reinterpret_cast<const BFloat16*>(v_.data())[i]);
+    return FloatOf(v_[i]);
+  }
 
   // Rounds float32 moments as another format would.
   void Round(const Rounding& rounding) {
@@ -82,9 +86,7 @@ class Tracked {
   std::vector<uint32_t> m_, v_;
 };
 
-}  // namespace
-
-Ratios Track(const Gradients& kind, const RoundingOfStep& rounding) {
+Ratios Track(const Gradients& kind, MomentFormat format, const RoundingOfStep& rounding) {
   constexpr double kMiddle = -3.5;  // the decimal exponent of a middle size
   Random random(17);
   std::vector<float> scales(kTracked), gradient(kTracked);
@@ -93,7 +95,7 @@ Ratios Track(const Gradients& kind, const RoundingOfStep& rounding) {
     if (kind.outlier > 0 && i % kCodesOfBlock == 77)
       scales[i] = static_cast<float>(std::pow(10.0, kMiddle)) * kind.outlier;
   }
-  Tracked tracked(rounding ? MomentFormat::kFloat32 : MomentFormat::kUint8);
+  Tracked tracked(format);
   Exact exact;
   AdamCoefficients c{};
   c.clip = c.gradient_scale = 1;
@@ -131,6 +133,14 @@ Ratios Track(const Gradients& kind, const RoundingOfStep& rounding) {
   std::sort(ratios.begin(), ratios.end());
   return {ratios[kTracked / 2], ratios[kTracked / 20], ratios[kTracked * 19 / 20], ratios[kTracked - 1],
           tracked.sum_of_ratios / compared / kTracked};
+}
+
+}  // namespace
+
+Ratios Track(const Gradients& kind, MomentFormat format) { return Track(kind, format, nullptr); }
+
+Ratios Track(const Gradients& kind, const RoundingOfStep& rounding) {
+  return Track(kind, MomentFormat::kFloat32, rounding);
 }
 
 void Print(const char* what, const Gradients& gradients, const Ratios& r) {
