@@ -23,8 +23,9 @@ COLUMNS = (
     "nesterov",
 )
 
-# For each parameter of an update: its row of coefficients, its key for stochastic rounding, the index of its piece.
-ROWS = ("coefficients", "key", "piece")
+# For each parameter of an update: its row of coefficients, its key for stochastic rounding, the index of its piece, and
+# whether the device has clipped and decayed its gradient.
+ROWS = ("coefficients", "key", "piece", "prepared")
 
 # The inputs of an update. Each role is a list of tensors.
 ROLES = ("coefficients", "rows", "parameter", "moment1", "moment2", "gradient", "master")

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from library_calls import GOOD, coefficients, launch
 
+from mindspore_offload.abi import ROWS
+
 
 def arguments(sizes=(5, 3)):
     """Inputs and output of a good call, in the order of the operation."""
     tensors = [np.full(size, value, np.float32) for value in (1, 0, 0, 0.5) for size in sizes]
-    return [coefficients(), np.zeros((len(sizes), 3), np.int32), *tensors, np.zeros(1, np.float32)]
+    return [coefficients(), np.zeros((len(sizes), len(ROWS)), np.int32), *tensors, np.zeros(1, np.float32)]
 
 
 def replaced(index, array):
@@ -26,12 +28,13 @@ BAD = {
     "no-tensors": lambda arrays: [*arrays[:2], arrays[-1]],
     "coefficients-of-another-dtype": replaced(0, coefficients().astype(np.float64)),
     "coefficients-of-another-width": replaced(0, coefficients()[:, :-1].copy()),
-    "rows-of-another-dtype": replaced(1, np.zeros((2, 3), np.int64)),
-    "rows-of-another-width": replaced(1, np.zeros((2, 2), np.int32)),
-    "too-few-rows": replaced(1, np.zeros((1, 3), np.int32)),
-    "a-row-that-is-not-there": replaced(1, np.array([[0, 0, 0], [1, 0, 0]], np.int32)),
-    "a-negative-row": replaced(1, np.array([[0, 0, 0], [-1, 0, 0]], np.int32)),
-    "a-negative-piece": replaced(1, np.array([[0, 0, 0], [0, 0, -1]], np.int32)),
+    "rows-of-another-dtype": replaced(1, np.zeros((2, 4), np.int64)),
+    "rows-of-another-width": replaced(1, np.zeros((2, 3), np.int32)),
+    "too-few-rows": replaced(1, np.zeros((1, 4), np.int32)),
+    "a-row-that-is-not-there": replaced(1, np.array([[0, 0, 0, 0], [1, 0, 0, 0]], np.int32)),
+    "a-negative-row": replaced(1, np.array([[0, 0, 0, 0], [-1, 0, 0, 0]], np.int32)),
+    "a-negative-piece": replaced(1, np.array([[0, 0, 0, 0], [0, 0, -1, 0]], np.int32)),
+    "prepared-twice": replaced(1, np.array([[0, 0, 0, 0], [0, 0, 0, 2]], np.int32)),
     "moments-of-two-dtypes": replaced(5, np.zeros(3, np.float16)),
     "a-parameter-of-another-dtype": replaced(3, np.ones(3, np.float16)),
     "a-shorter-moment": replaced(5, np.zeros(2, np.float32)),

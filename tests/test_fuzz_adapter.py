@@ -14,6 +14,8 @@ from moment_values import assert_stored, decoded
 from oracle import Oracle, assert_agrees
 from rounding import from_bits, rounded, to_bits
 
+from mindspore_offload.abi import ROWS
+
 TYPES = ("float32", "float16", "bfloat16")
 MOMENT_TYPES = ("float32", "bfloat16", "uint8")
 
@@ -49,7 +51,7 @@ class Call:
             learning_rate=self.oracle.rate(0), weight_decay=weight_decay, nesterov=nesterov, step=random.integers(2**24)
         )
         # Keys and pieces matter to the rounding of moments only.
-        rows = np.zeros((len(tensors), 3), np.int32)
+        rows = np.zeros((len(tensors), len(ROWS)), np.int32)
         rows[:, 1] = random.integers(-(2**31), 2**31, len(tensors))
         rows[:, 2] = random.integers(0, 2**31, len(tensors))
         self.results = [np.zeros_like(p) for p in self.parameters]

@@ -53,6 +53,7 @@ constexpr Name kRowNames[] = {
     FIELD(ParameterRow, coefficients),
     FIELD(ParameterRow, key),
     FIELD(ParameterRow, piece),
+    FIELD(ParameterRow, prepared),
 };
 static_assert(AreComplete(kRowNames, sizeof(int32_t), sizeof(ParameterRow)), "the columns of the rows in their order");
 

@@ -143,11 +143,15 @@ Status ReadRow(const Launch& launch, int i, BucketItem* item) {
   if (row.coefficients < 0 || static_cast<size_t>(row.coefficients) >= launch.Size(kCoefficients) / kColumns) {
     return kBadRow;
   }
-  if (row.piece < 0) return kBadRow;
+  if (row.piece < 0 || row.prepared < 0 || row.prepared > 1) return kBadRow;
   item->coefficients = static_cast<const AdamCoefficients*>(launch.data[kCoefficients])[row.coefficients];
   item->tensors.key = static_cast<uint32_t>(row.key);
   item->tensors.first_element = static_cast<size_t>(row.piece) * item->tensors.size;
-  // Only the device has the weight then, so it adds the penalty to the gradient, and this row has none.
+  if (row.prepared != 0) {
+    item->coefficients.clip = 1.0f;
+    item->coefficients.weight_decay = 0.0f;
+  }
+  // Only the device has the weight of a difference, so only it can add the penalty to the gradient.
   const bool has_weight = item->tensors.kind != Kind::kDifference;
   return has_weight || item->coefficients.weight_decay == 0.0f ? kOk : kBadDecay;
 }

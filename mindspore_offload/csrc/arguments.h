@@ -20,6 +20,7 @@ struct ParameterRow {
   int32_t coefficients;  // the row of the coefficient tensor
   int32_t key;           // for stochastic rounding: any number that differs between parameters
   int32_t piece;         // the piece of the parameter that these tensors are: it has `piece` times their size before it
+  int32_t prepared;      // 1 if its gradient has been clipped and decayed, else 0
 };
 
 // The inputs of an update, in their order.
@@ -29,7 +30,7 @@ constexpr int kRoles = kMaster + 1;
 // Reads the arguments of an update. The inputs are the same lists for both writebacks:
 //
 //   coefficients   (rows, columns) float32, the fields of AdamCoefficients
-//   rows           (tensors, 3) int32, the fields of ParameterRow
+//   rows           (tensors, 4) int32, the fields of ParameterRow
 //   parameters     all of them in place; of an assign only those with 16 bits
 //   first moments, second moments (in a format of moments.h), gradients
 //   masters        of the parameters with 16 bits

@@ -14,9 +14,6 @@ from mindspore_offload.abi import COLUMNS
 # The index of each column.
 LEARNING_RATE, WEIGHT_DECAY, DECOUPLED_DECAY, EPS, CLIP, GRADIENT_SCALE, _, SKIP, BETA1, BETA2, _ = range(len(COLUMNS))
 
-# The columns of a parameter whose gradient is clipped and decayed before the kernel gets it.
-PREPARED = {"weight_decay": 0, "clip": 1}
-
 
 class Features(NamedTuple):
     """The optional parts of the algorithm. Operations for a part that is off are not in the graph."""

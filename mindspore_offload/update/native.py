@@ -8,10 +8,9 @@ from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
 from mindspore_offload import host
-from mindspore_offload.abi import BLOCK, COLUMNS, ROLES
+from mindspore_offload.abi import BLOCK, ROLES
 from mindspore_offload.distributed.cut_and_gather import Cut, Gather
 from mindspore_offload.native_operation import NativeOperation
-from mindspore_offload.step.coefficients import PREPARED
 from mindspore_offload.step.inputs import WRITTEN, FreshValue
 from mindspore_offload.update.decay import ClipAndDecay
 from mindspore_offload.update.writeback import Write, on_device
@@ -33,21 +32,20 @@ class _Update(nn.Cell):
 
     Args:
         bucket (Bucket): The bucket.
-        rows (Sequence[int]): The row of coefficients of each of its parameters.
+        is_prepared (Sequence[bool]): True for each parameter whose gradient has been clipped and decayed.
         function (str): The function of the library.
         parameters (list[Parameter]): The parameters that the function reads.
         written (tuple[str]): The roles of the inputs that it writes.
         shapes, dtypes: Those of its outputs. `shapes` None: those of the gradients.
     """
 
-    def __init__(self, bucket, rows, function, parameters, written, shapes, dtypes):
+    def __init__(self, bucket, is_prepared, function, parameters, written, shapes, dtypes):
         super().__init__(auto_prefix=False)
         slots = bucket.slots
         self.start, self.stop = bucket.start, bucket.stop
-        # For each parameter its row, its key for stochastic rounding, and the index of its piece, 0 for all of it.
-        pieces = [each.piece.rank if each.piece else 0 for each in slots]
-        keys = [each.key for each in slots]
-        self.rows = Tensor(np.array(list(zip(rows, keys, pieces)), np.int64).astype(np.int32))
+        # The columns of ROWS. The index of a piece is 0 for a whole parameter.
+        rows = [(each.row, each.key, each.piece.rank if each.piece else 0) for each in slots]
+        self.rows = Tensor(np.array([(*row, own) for row, own in zip(rows, is_prepared)], np.int64).astype(np.int32))
         # Not by setattr, which would make the parameters attributes of this Cell by their names, `rows` for example.
         object.__setattr__(self, "parameters", ParameterTuple(parameters))
         self.moment1 = ParameterTuple(each.moment1 for each in slots)
@@ -84,10 +82,9 @@ class _InPlace(_Update):
     """Writes the parameters of a bucket in host memory."""
 
     def __init__(self, bucket):
-        rows = [each.row for each in bucket.slots]
         parameters = [each.parameter for each in bucket.slots]
-        written = ("parameter", *WRITTEN)
-        super().__init__(bucket, rows, "AdamInPlace", parameters, written, (1,), mstype.float32)
+        no, written = [False] * len(parameters), ("parameter", *WRITTEN)
+        super().__init__(bucket, no, "AdamInPlace", parameters, written, (1,), mstype.float32)
 
     def construct(self, coefficients, gradients):
         return self.launch(coefficients, self.parameters, gradients[self.start : self.stop])
@@ -97,17 +94,16 @@ class _Assign(_Update):
     """Returns tensors, which the device then writes; of a piece, after it has gathered those of all ranks.
 
     The kernel clips and decays what it sees: all gradients, and the weights of parameters that have a master. Where a
-    float32 parameter decays, the device does both, and the row that the kernel gets for it says that nothing is left.
+    float32 parameter has a penalty, the device does both, and the kernel is told.
     """
 
     def __init__(self, bucket, features):
         slots = bucket.slots
         decays = [each.has_decay and each.master is None for each in slots]
         has_penalty = [decay and not features.decoupled for decay in decays]
-        row_of = [each.row for each in slots]
         super().__init__(
             bucket,
-            range(len(slots)) if any(has_penalty) else row_of,
+            has_penalty,
             "AdamAssign",
             [each.parameter for each in slots if each.master is not None],
             WRITTEN,
@@ -122,11 +118,9 @@ class _Assign(_Update):
         self.no_rows = (None,) * len(slots)
         self.reads_rows = any(decays) or features.skip
         self.some_penalty, self.has_penalty = any(has_penalty), tuple(has_penalty)
-        self.row_of, self.gathered_rows = tuple(row_of), Tensor(np.array(row_of, np.int32))
+        self.row_of = tuple(each.row for each in slots)
         object.__setattr__(self, "weights", ParameterTuple(each.parameter for each in slots))
         self.clip_and_decay = ClipAndDecay(features.clip, True, on_device)
-        self.is_prepared = Tensor(np.array([[own and column in PREPARED for column in COLUMNS] for own in has_penalty]))
-        self.prepared = Tensor(np.array([[PREPARED.get(column, 0) for column in COLUMNS]] * len(slots), np.float32))
         writes = [
             Write(each.parameter, on_device, decay and features.decoupled, features.skip)
             for each, decay in zip(slots, decays)
@@ -142,8 +136,6 @@ class _Assign(_Update):
             gradients = host.map_(
                 F.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.cuts, self.weights
             )
-            coefficients = host.gather(coefficients, self.gathered_rows, 0)
-            coefficients = host.select(self.is_prepared, self.prepared, coefficients)
         parameters = host.map_(host.call, self.fresh_values) if self.has_masters else ()
         return host.map_(host.call, self.writes, self.gather(self.launch(coefficients, parameters, gradients)), rows)
 

@@ -53,7 +53,7 @@ class Bucket : public Call {
  public:
   explicit Bucket(Writeback writeback) : writeback_(writeback) {
     coefficients_[1].learning_rate = 1.0f;
-    arguments = {{"float32", {2, 11}, coefficients_}, {"int32", {kTensors, 3}, rows}};
+    arguments = {{"float32", {2, 11}, coefficients_}, {"int32", {kTensors, 4}, rows}};
     for (int i = 0; i < kTensors; ++i) {
       if (writeback == Writeback::kInPlace || IsHalf(i)) Add(kKinds[i], i, &at[i].parameter);
     }
@@ -90,7 +90,7 @@ class Bucket : public Call {
   static constexpr int kTensors = 4;
   static bool IsHalf(int i) { return kKinds[i] != Element::kFloat32; }
 
-  int32_t rows[kTensors][3] = {{1, 17, 0}, {0, -1, 2}, {0, 5, 1}, {1, 0, 0}};
+  int32_t rows[kTensors][4] = {{1, 17, 0, 0}, {0, -1, 2, 0}, {0, 5, 1, 0}, {1, 0, 0, 0}};
   struct {
     int parameter = -1, moment1 = -1, moment2 = -1, gradient = -1, master = -1, result = -1;
   } at[kTensors];
@@ -165,7 +165,11 @@ void TestBadBuckets(Writeback writeback) {
   TestBadBucket(writeback, kBadRow, "a negative row", [](Bucket* b) { b->rows[2][0] = -1; });
   TestBadBucket(writeback, kBadRow, "a row too large", [](Bucket* b) { b->rows[2][0] = 2; });
   TestBadBucket(writeback, kBadRow, "a negative piece", [](Bucket* b) { b->rows[2][2] = -1; });
-  TestBadBucket(writeback, kBadShape, "rows without pieces", [](Bucket* b) { b->arguments[1].shape[1] = 2; });
+  TestBadBucket(writeback, kBadShape, "an incomplete row",
+                [](Bucket* b) { b->arguments[1].shape = {4 * 4 - 1}; });
+  for (int prepared : {-1, 2}) {
+    TestBadBucket(writeback, kBadRow, "prepared neither 0 nor 1", [=](Bucket* b) { b->rows[2][3] = prepared; });
+  }
   TestBadBucket(writeback, kBadType, "moments of two types",
                 [](Bucket* b) { b->arguments[b->at[0].moment2].dtype = "bfloat16"; });
   TestBadBucket(writeback, kBadType, "float16 moment",
@@ -195,7 +199,8 @@ void TestBadCounts() {
                 [](Bucket* b) { b->arguments.push_back(b->arguments.back()); });
 }
 
-// An assign can't penalize a float32 parameter, which it does not have. The others it can.
+// An assign can't penalize a float32 parameter, which it does not have. The others it can. A prepared gradient is
+// neither clipped nor penalized again.
 void TestDecay() {
   std::vector<BucketItem> items;
   Bucket in_place(Writeback::kInPlace), assign(Writeback::kAssign);
@@ -203,6 +208,13 @@ void TestDecay() {
   assign.SetWeightDecay();
   Expect(in_place.Read(&items) == kOk, "in place: a penalty");
   Expect(assign.Read(&items) == kBadDecay, "assign: a penalty for a float32 parameter");
+  assign.rows[0][3] = assign.rows[2][3] = 1;
+  Expect(assign.Read(&items) == kOk, "assign: prepared float32 parameters");
+  for (int i = 0; i < 4; ++i) {
+    const AdamCoefficients& c = items[i].coefficients;
+    const bool is_prepared = i % 2 == 0;
+    Expect((c.clip == 1.0f) == is_prepared && (c.weight_decay == 0.0f) == is_prepared, "assign: prepared coefficients");
+  }
 }
 
 void TestAssignReadsAnotherType() {
