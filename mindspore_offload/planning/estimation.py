@@ -141,9 +141,8 @@ def estimate(
     def ours_with(ratio: float, moments: str = moment_dtype) -> Footprint:
         placed, is_on_device = _placed(sizes, is_number, min_offload_size, ratio)
         ranks = int(devices) if shard_states else 1
-        return footprint.offloaded(
-            "AdamOffload", _slices(placed, model_parallel), moments, is_on_device, is_clipped, ranks
-        )
+        slices = _slices(placed, model_parallel)
+        return footprint.count("AdamOffload", slices, is_on_device, moments, is_clipped, ranks)
 
     ratio = 1.0 if offload_ratio is None else offload_ratio
     ours = ours_with(ratio)

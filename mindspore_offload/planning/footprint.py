@@ -2,12 +2,14 @@
 
 """Counts the bytes of training with Adam, and where they are. Nothing of that size is allocated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Optional
 
 from mindspore_offload.distributed.pieces import piece_size
-from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MomentFormat, format_for
+from mindspore_offload.formats import ELEMENT_TYPES, EXACT, format_for
 from mindspore_offload.planning import placement
+
+MASTER_SIZE = ELEMENT_TYPES["float32"].size
 
 
 class Size(NamedTuple):
@@ -100,64 +102,53 @@ class Footprint:
             self.seconds = (link + self.host_traffic * devices / host_gb_s) / 1e9
 
 
-def offloaded(
+def count(
     name: str,
     sizes: list[Size],
+    is_on_device: list[bool],
     moment_dtype: str = "float32",
-    is_on_device: Optional[list[bool]] = None,
     gradients_wait: bool = False,
     ranks: int = 1,
 ) -> Footprint:
-    """Returns the footprint of states on the host, but for those that stay on the device; None: no one does.
+    """Returns the footprint of an Adam whose states are on the host, except those that stay on the device.
 
     With several `ranks`, each has a piece of the states on the host.
 
     The gradient and the result cross the link. A 16-bit parameter crosses it too: it may have been changed outside the
-    optimizer, and its master must follow.
+    optimizer, and its master must follow. With `gradients_wait`, all gradients are on the host, for their norm.
     """
-    is_on_device = is_on_device or [False] * len(sizes)
     elements = [size.size for size in sizes]
     total = Footprint(name, offload_ratio=placement.offloaded_share(elements, is_on_device))
     for size, stays in zip(sizes, is_on_device):
-        own = ELEMENT_TYPES[size.dtype].size
-        updated = size.size if stays else piece_size(size.size, ranks) or size.size
-        waiting = own * updated if gradients_wait else 0  # on the host, for the norm of all gradients
+        own, is_half = ELEMENT_TYPES[size.dtype].size, size.dtype != "float32"
         total.device_weights += own * size.size
         total.device_gradients += own * size.size
+        updated = size.size if stays else piece_size(size.size, ranks) or size.size
+        moments = EXACT if stays else format_for(moment_dtype, size.size, size.ndim)
+        states = moments.bytes(updated) + (MASTER_SIZE * updated if is_half else 0)
+        result = own * updated
+        waiting = result if gradients_wait else 0
         total.host_others += waiting
         if stays:
-            total.device_states += _state_bytes(size, EXACT, updated)
+            total.device_states += states
             total.to_host += waiting
-            total.host_traffic += 2 * waiting
             continue
-        states = _state_bytes(size, format_for(moment_dtype, size.size, size.ndim), updated)
-        to_host, to_device = (1 if size.dtype == "float32" else 2) * own * updated, own * updated
         total.host_states += states
-        total.to_host += to_host
-        total.to_device += to_device
-        if updated != size.size:
-            total.interconnect += (ranks - 1) * to_device
-        # The kernel reads and writes the states. What crosses the link is written once and read once.
-        total.host_traffic += waiting + 2 * (states + to_host + to_device)
+        total.to_host += 2 * result if is_half else result
+        total.to_device += result
+        total.interconnect += (ranks - 1) * result if updated != size.size else 0
+        total.host_traffic += waiting  # read once more, for the norm
+    # The kernel reads and writes the states. What crosses the link is written once and read once.
+    total.host_traffic += 2 * (total.host_states + total.to_host + total.to_device)
     return total
 
 
 def others(sizes: list[Size]) -> tuple[Footprint, ...]:
     """Returns the footprints of Adam elsewhere, for comparison."""
-    own = sum(ELEMENT_TYPES[size.dtype].size * size.size for size in sizes)
-    exact = sum(_state_bytes(size, EXACT, size.size) for size in sizes)
+    exact = count("Adam, float32 states", sizes, [True] * len(sizes))
+    adam = replace(exact, optimizer="nn.Adam", device_states=2 * exact.device_weights)
     if all(size.dtype == "float32" for size in sizes):
-        stock = offloaded("nn.AdamOffload", sizes)
+        offload = count("nn.AdamOffload", sizes, [False] * len(sizes))
     else:
-        stock = Footprint("nn.AdamOffload", refused="trains float32 parameters only")
-    return (
-        stock,
-        Footprint("nn.Adam", device_weights=own, device_gradients=own, device_states=2 * own),
-        Footprint("Adam, float32 states", device_weights=own, device_gradients=own, device_states=exact),
-    )
-
-
-def _state_bytes(size: Size, moments: MomentFormat, updated: int) -> int:
-    """Returns the bytes of both moments, and of the float32 master of a 16-bit parameter, for `updated` elements."""
-    master = 0 if size.dtype == "float32" else ELEMENT_TYPES["float32"].size
-    return moments.bytes(updated) + master * updated
+        offload = Footprint("nn.AdamOffload", refused="trains float32 parameters only")
+    return offload, adam, exact
