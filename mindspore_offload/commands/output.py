@@ -8,12 +8,15 @@ import sys
 
 from mindspore_offload.errors import CommandError
 
+# A full or closed stream raises the last two. It is None if the program was started without it.
+UNWRITABLE = (AttributeError, OSError, ValueError)
+
 
 class Results:
     """The standard output while a command runs. It escapes characters that the stream can't encode.
 
     Args:
-        stream (Optional[TextIO]): `sys.stdout`, which is None if the program was started without one.
+        stream (Optional[TextIO]): `sys.stdout`.
     """
 
     def __init__(self, stream):
@@ -23,33 +26,24 @@ class Results:
         return getattr(self._stream, name)
 
     def write(self, text):
-        if self._stream is None:
-            raise CommandError("the standard output can't be written: it is closed")
-        try:
-            _write(self._stream, text)
-        except (OSError, ValueError) as error:
-            raise CommandError(f"the standard output can't be written: {_reason(error)}") from error
+        _write(self._stream, text)
 
 
 def say(text):
     """Prints a line to the standard error, for a person. The command goes on if the line can't be written."""
     line = re.sub(r"[\0-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            _write(sys.stderr, f"{line}\n")
+    with contextlib.suppress(CommandError):
+        _write(sys.stderr, f"{line}\n")
 
 
 def _write(stream, text):
-    encoding = stream.encoding or "utf-8"
     try:
+        encoding = stream.encoding or "utf-8"
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
-    except (OSError, ValueError):
+    except UNWRITABLE as error:
         # Otherwise Python tries again at its end, prints a traceback and changes the exit status.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(*UNWRITABLE):
             stream.close()
-        raise
-
-
-def _reason(error):
-    return getattr(error, "strerror", None) or "it is closed"
+        reason = getattr(error, "strerror", None) or "it is closed"
+        raise CommandError(f"the standard output can't be written: {reason}") from error
