@@ -5,7 +5,7 @@
 
 def byte_text(size):
     """Returns bytes with three digits, in the largest unit that they reach."""
-    return f"{size:.0f} B" if 0 < size < 999.5 else _text(size, 1e3, ("kB", "MB", "GB", "TB"))
+    return _text(size, 1, ("B", "kB", "MB", "GB", "TB"))
 
 
 def time_text(seconds):
@@ -16,10 +16,7 @@ def time_text(seconds):
 def _text(value, scale, units):
     if not value:
         return "0"
-    for unit in units:
-        # A value that is rounded to 1000 of a unit is 1 of the next.
-        if value / scale < 999.5 or unit == units[-1]:
-            break
-        scale *= 1000
+    while value / scale >= 999.5 and units[1:]:  # a value that is rounded to 1000 of a unit is 1 of the next
+        scale, units = scale * 1000, units[1:]
     digits = value / scale
-    return f"{digits:,.0f} {unit}" if digits >= 99.95 else f"{digits:#.3g} {unit}"
+    return f"{digits:,.0f} {units[0]}" if digits >= 99.95 or units[0] == "B" else f"{digits:#.3g} {units[0]}"
