@@ -15,11 +15,13 @@ from pathlib import Path
 from benchmarks import tables, training
 from benchmarks.process import call
 from mindspore_offload import __version__, machine, native_library
-from mindspore_offload.commands.options import whole_number
+from mindspore_offload.commands.options import option
 from mindspore_offload.errors import CommandError
+from mindspore_offload.planning.estimation import COUNT, Range
 
 STEPS = ("large", "mid", "small", "single", "loaded")
 PARTS = (*STEPS, *training.NETS)
+SEVERAL = Range("whole number", 2)
 EXPLAINED = """\
 parts:
   large    a step of 16 large tensors, of every optimizer
@@ -39,23 +41,19 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="measure these parts only (default: all)")
+    parser.add_argument("--params", **option(COUNT), default=2**26, help="parameters of large (default: %(default)s)")
     parser.add_argument(
-        "--params", type=whole_number, default=2**26, metavar="N", help="parameters of large (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--steps", type=_several, default=30, metavar="N", help="timed steps of each optimizer (default: %(default)s)"
+        "--steps", **option(SEVERAL), default=30, help="timed steps of each optimizer (default: %(default)s)"
     )
     parser.add_argument(
         "--rounds",
-        type=whole_number,
+        **option(COUNT),
         default=3,
-        metavar="N",
         help="processes of each optimizer that share the steps of dense, bert and resnet (default: %(default)s)",
     )
     parser.add_argument(
         "--threads",
-        type=whole_number,
-        metavar="N",
+        **option(COUNT),
         help="threads of this package and the peers (default: as the optimizer chooses). MindSpore's own operations "
         "choose theirs in any case",
     )
@@ -73,10 +71,6 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _several(text):
-    return whole_number(text, least=2)
 
 
 def _run(arguments):

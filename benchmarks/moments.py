@@ -18,8 +18,9 @@ from pathlib import Path
 
 from benchmarks.process import ROOT, call, progress
 from mindspore_offload import __version__
-from mindspore_offload.commands.options import whole_number
+from mindspore_offload.commands.options import option
 from mindspore_offload.errors import CommandError
+from mindspore_offload.planning.estimation import Range
 
 EXAMPLES = str(ROOT / "examples")
 EXACT, *ROUNDED = DTYPES = ("float32", "bfloat16", "uint8")
@@ -40,7 +41,10 @@ def main(argv=None):
         prog="python -m benchmarks.moments", description="Compares the dtypes of moments over seeds."
     )
     parser.add_argument(
-        "--seeds", type=_several, default=10, metavar="N", help="compare the seeds 1 to N (default: %(default)s)"
+        "--seeds",
+        **option(Range("whole number", 2)),
+        default=10,
+        help="compare the seeds 1 to N (default: %(default)s)",
     )
     parser.add_argument(
         "--results",
@@ -63,10 +67,6 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _several(text):
-    return whole_number(text, least=2)
 
 
 def _trained(task, settings, seeds, results):

@@ -272,8 +272,8 @@ def test_too_little_memory_for_the_trainings(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--params", "0"], "must be a whole number of at least 1, but got '0'"),
-        (["--steps", "1"], "must be a whole number of at least 2, but got '1'"),
+        (["--params", "0"], "must be a whole number from 1 to 1e+18, like 8, 7e9 or 7B, but got '0'"),
+        (["--steps", "1"], "must be a whole number from 2 to 1e+18, like 8, 7e9 or 7B, but got '1'"),
         (["huge"], "a part must be one of large, mid, small, single, loaded, dense, bert, resnet, but got 'huge'"),
         (["large", "--figures", "/nowhere/at/all"], "can't write into /nowhere/at/all; give a folder that exists"),
         (["mid", "--figures", "."], "--figures needs the part 'large'"),

@@ -92,7 +92,7 @@ def test_results_of_other_settings_do_not_count(monkeypatch, tmp_path):
 def test_a_single_seed_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         moments.main(["--seeds=1"])
-    assert "must be a whole number of at least 2, but got '1'" in capsys.readouterr().err
+    assert "must be a whole number from 2 to 1e+18, like 8, 7e9 or 7B, but got '1'" in capsys.readouterr().err
 
 
 def test_the_published_means_are_those_of_the_published_losses():

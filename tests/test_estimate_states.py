@@ -159,7 +159,7 @@ SMALL = [Size("w", 100, "float32")]
             {"shard_states": True},
             "'devices' must be a whole number of at least 2 if shard_states is True, but got 1",
         ),
-        (1e9, {"shard_states": True, "devices": 2.5}, "'devices' must be a whole number of at least 2 .* but got 2.5"),
+        (1e9, {"shard_states": True, "devices": 2.5}, "'devices' must be a whole number from 1 to .* but got 2.5"),
         (
             SMALL,
             {"shard_states": True, "devices": 2},

@@ -156,7 +156,10 @@ def test_a_net_is_built_without_memory_for_its_weights(folder):
         ("nets_of_a_user:frozen", "returns Dense: of 2 parameters, none has requires_grad=True"),
         ("nets_of_a_user:nothing", "returns ReLU: of 0 parameters, none has requires_grad=True"),
         ("nets_of_a_user:number", "must return a Cell, but got int"),
-        ("nets_of_a_user:double", "the dtype of the parameter 'weight' must be one of "),
+        (
+            "nets_of_a_user:double",
+            "'dtype' must be one of ['float32', 'float16', 'bfloat16'] for the parameter 'weight' of float64",
+        ),
     ],
     ids=lambda value: value.replace("/", "-") if ":" in value and " " not in value else "",
 )

@@ -1,53 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Types of options: numbers, counts and bytes."""
+"""Reads numbers from a command line, with units."""
 
 import argparse
 import contextlib
 import decimal
+import functools
 import re
+from typing import NamedTuple
 
-from mindspore_offload.planning.estimation import MOST
-
-MULTIPLES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-
-
-def _number(text, must, is_right, digits=None, kind=float, multiple=1):
-    """Reads a number of this kind, from a part of the text if `digits` is given, or refuses the text."""
-    with contextlib.suppress(ValueError, ArithmeticError):
-        number = kind(text if digits is None else digits) * multiple
-        if is_right(number):
-            return number
-    raise argparse.ArgumentTypeError(f"must be {must}, but got {text!r:.60}")
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+UNITS |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
-def positive(text):
-    """Reads a number greater than 0."""
-    return _number(text, "a number greater than 0", lambda number: 0 < number < float("inf"))
+class Notation(NamedTuple):
+    """A way to write numbers.
+
+    Attributes:
+        metavar (str): The name of such a number in the help.
+        examples (str): Some numbers, for errors.
+        pattern (str): The regular expression of a number, in capitals. Its groups are the digits and the unit.
+    """
+
+    metavar: str
+    examples: str
+    pattern: str
 
 
-def whole_number(text, least=1):
-    """Reads a whole number of at least `least`; 7e9 is one too."""
-    kind = int if text.isdecimal() else float
-    must = f"a whole number of at least {least}"
-    return int(_number(text, must, lambda number: number >= least and number % 1 == 0, kind=kind))
+# By the kind of a `Range`.
+NOTATIONS = {
+    "number": Notation("X", "0.5 or 1e-3", "(.*)()"),
+    "whole number": Notation("N", "8, 7e9 or 7B", "(.*?)([KMBT]?)"),
+    "number of bytes": Notation("SIZE", "64GB, 1.5TB or 80GiB", "(.*?)((?:[KMGT]I?)?)B?"),
+}
 
 
-def whole_number_or_0(text):
-    return whole_number(text, least=0)
+def option(allowed):
+    """Returns argparse's settings for an option whose value is a number of the range `allowed`."""
+    return {"type": functools.partial(_number, allowed), "metavar": NOTATIONS[allowed.kind].metavar}
 
 
-def parameter_count(text):
-    """Reads a whole number such as 7e9, 7B or 1.3B."""
-    multiple = MULTIPLES.get(text[-1:].upper(), 1)
-    digits = text if multiple == 1 else text[:-1]
-    must = f"a whole number from 1 to {MOST:g}, like 7e9 or 7B"
-    return int(_number(text, must, lambda n: 1 <= n <= MOST and n % 1 == 0, digits, decimal.Decimal, multiple))
-
-
-def memory(text):
-    """Reads a number of bytes such as 64GB, 1.5TB, 80GiB or 6.4e10."""
-    digits, prefix, is_binary = re.fullmatch(r"(.*?)(?:([KMGT])(I)?)?B?", text.strip().upper(), re.DOTALL).groups()
-    multiple = (1024 if is_binary else 1000) ** (" KMGT".index(prefix) if prefix else 0)
-    must = "a number of bytes, like 64GB, 1.5TB or 80GiB"
-    return _number(text, must, lambda size: 1 <= size <= MOST, digits, multiple=multiple)
+def _number(allowed, text):
+    """Returns the number that the text stands for, or refuses one that is not in the range."""
+    notation = NOTATIONS[allowed.kind]
+    digits, unit = re.fullmatch(notation.pattern, text.strip().upper(), re.DOTALL).groups()
+    with contextlib.suppress(decimal.DecimalException):
+        found = decimal.Decimal(digits) * UNITS[unit]
+        if allowed.has(found):
+            return int(found) if allowed.kind == "whole number" else float(found)
+    raise argparse.ArgumentTypeError(f"must be {allowed}, like {notation.examples}, but got {text!r:.60}")

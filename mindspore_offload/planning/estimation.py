@@ -2,39 +2,52 @@
 
 """``estimate``: how many bytes training with Adam needs, where, and how long an update takes at least."""
 
-import itertools
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, Callable, NoReturn, Optional, Union
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
 
 from mindspore_offload.errors import refuse, typed
 from mindspore_offload.formats import ELEMENT_TYPES, LEAST_CODED, MOMENT_FORMATS, one_of
 from mindspore_offload.planning import footprint, placement
 from mindspore_offload.planning.footprint import Footprint, Size
 
-WRITEBACKS, MOMENT_DTYPES = ("assign", "in_place"), tuple(MOMENT_FORMATS)
 MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
-SLOWEST = 1e-9  # in 1e9 bytes per second: the time at a lower speed may be more than a float holds
 
-# The range of each argument, whatever the others are.
-_Rule = tuple[Callable[[Any], bool], str]
-_POSITIVE: _Rule = (lambda n: n is None or 0 < n <= MOST, f"be greater than 0 and at most {MOST:g}")
-_SPEED: _Rule = (lambda n: n is None or SLOWEST < n <= MOST, f"be greater than {SLOWEST:g} and at most {MOST:g}")
-_NOT_NEGATIVE: _Rule = (lambda n: 0 <= n <= MOST, f"be from 0 to {MOST:g}")
-_RIGHT_ALONE: dict[str, _Rule] = {
-    "writeback": (WRITEBACKS.__contains__, f"be {one_of(map(repr, WRITEBACKS))}"),
-    "max_grad_norm": _POSITIVE,
-    "min_offload_size": _NOT_NEGATIVE,
-    "offload_ratio": (lambda n: n is None or 0 <= n <= 1, "be None or from 0.0 to 1.0"),
-    "moment_dtype": (MOMENT_DTYPES.__contains__, f"be {one_of(map(repr, MOMENT_DTYPES))}"),
-    "devices": _POSITIVE,
-    "model_parallel": (lambda n: 1 <= n <= MOST and n % 1 == 0, f"be a whole number from 1 to {MOST:g}"),
-    "link_gb_s": _SPEED,
-    "host_gb_s": _SPEED,
-    "device_memory": _POSITIVE,
-    "host_memory": _POSITIVE,
-    "activations": _NOT_NEGATIVE,
+
+class Range(NamedTuple):
+    """The numbers that an argument may be.
+
+    Attributes:
+        kind (str): ``"number"``, ``"whole number"`` or ``"number of bytes"``.
+        least (float), most (float): The bounds, both included.
+    """
+
+    kind: str
+    least: float
+    most: float = MOST
+
+    def has(self, number: Any) -> bool:
+        """Returns True for a number in this range."""
+        return bool(self.least <= number <= self.most and (self.kind != "whole number" or number % 1 == 0))
+
+    def __str__(self) -> str:
+        return f"a {self.kind} from {self.least:g} to {self.most:g}"
+
+
+COUNT, SPEED, BYTES = Range("whole number", 1), Range("number", 1e-9), Range("number of bytes", 1)
+RANGES = {
+    "max_grad_norm": Range("number", 2.0**-126),  # the smallest that the optimizer accepts
+    "min_offload_size": Range("whole number", 0),
+    "offload_ratio": Range("number", 0, 1),
+    "devices": COUNT,
+    "model_parallel": COUNT,
+    "link_gb_s": SPEED,
+    "host_gb_s": SPEED,
+    "device_memory": BYTES,
+    "host_memory": BYTES,
+    "activations": Range("number of bytes", 0),
 }
+CHOICES = {"writeback": ("assign", "in_place"), "moment_dtype": tuple(MOMENT_FORMATS)}
 
 
 def estimate(
@@ -121,9 +134,12 @@ def estimate(
         (0.7143, 24000000000, 60000000000)
     """
     arguments = dict(locals())
-    for name, (is_right, must) in _RIGHT_ALONE.items():
-        if not is_right(arguments[name]):
-            _refuse(name, must, arguments[name])
+    for name, numbers in RANGES.items():
+        if arguments[name] is not None and not numbers.has(arguments[name]):
+            _refuse(name, f"be {numbers}", arguments[name])
+    for name, choices in CHOICES.items():
+        if arguments[name] not in choices:
+            _refuse(name, f"be {one_of(map(repr, choices))}", arguments[name])
     sizes, is_number = _sizes(parameters, dtype), isinstance(parameters, (int, float))
     if min_offload_size and is_number:
         _refuse("min_offload_size", "be 0 for a number of parameters", min_offload_size, "give their sizes")
@@ -131,7 +147,7 @@ def estimate(
         _refuse("device_memory", "be None if writeback is 'in_place'", device_memory, "all is in host_memory")
     if activations and device_memory is None:
         _refuse("activations", "be 0 without device_memory", activations, "give both")
-    if shard_states and not (devices >= 2 and devices % 1 == 0):
+    if shard_states and devices < 2:
         _refuse("devices", "be a whole number of at least 2 if shard_states is True", devices, "give their number")
     is_clipped = max_grad_norm is not None or skip_nonfinite
     if model_parallel != 1 and (is_clipped or shard_states or MOMENT_FORMATS[moment_dtype].has_codes):
@@ -146,30 +162,31 @@ def estimate(
 
     ratio = 1.0 if offload_ratio is None else offload_ratio
     ours = ours_with(ratio)
-    _check_effect(ours, ours_with(ratio, "float32"), moment_dtype, shard_states)
-    if offload_ratio is None and device_memory is not None:
-        budget = device_memory - activations
-        ours = ours_with(_smallest_ratio(sizes, is_number, lambda ratio: ours_with(ratio).device <= budget))
-    footprints = (ours, *footprint.others(_slices(sizes, model_parallel)))
-    for each in footprints:
-        if writeback == "in_place":
-            each.move_to_host()
-        each.compare(devices, activations, device_memory, host_memory)
-        each.time(devices, link_gb_s, host_gb_s)
-    return footprints
-
-
-def _check_effect(ours: Footprint, exact: Footprint, moment_dtype: str, shard_states: bool) -> None:
-    """Refuses arguments about states on the host if none are there, or none that are large enough."""
     if moment_dtype != "float32" and not ours.host_states:
         must = "be 'float32' if offload_ratio or min_offload_size keeps all states on the device"
         _refuse("moment_dtype", must, moment_dtype, "leave it out")
-    if moment_dtype != "float32" and ours.host_states == exact.host_states:
+    if moment_dtype != "float32" and ours.host_states == ours_with(ratio, "float32").host_states:
         must = f"be 'float32' or 'bfloat16' if no parameter has {LEAST_CODED:,} elements and two dimensions"
         _refuse("moment_dtype", must, moment_dtype, "smaller ones keep float32 moments")
     if shard_states and not ours.interconnect:
         must = "be False if no offloaded parameter is large enough to be cut"
         _refuse("shard_states", must, shard_states, "leave it out")
+    if offload_ratio is None and device_memory is not None:
+        room, total = device_memory - activations, sum(size.size for size in sizes)
+        ours = ours_with(_smallest_ratio(total, lambda ratio: ours_with(ratio).device <= room))
+    footprints = (ours, *footprint.others(_slices(sizes, model_parallel)))
+    for each in footprints:
+        if writeback == "in_place":
+            each.move_to_host()
+        if device_memory is not None:
+            each.fits_device = not each.refused and each.device + activations <= device_memory
+        if host_memory is not None:
+            each.fits_host = not each.refused and each.host * devices <= host_memory
+        crossing = each.to_host + each.to_device
+        if each.host_traffic and host_gb_s and (link_gb_s or not crossing):
+            link = crossing / link_gb_s if link_gb_s else 0
+            each.seconds = (link + each.host_traffic * devices / host_gb_s) / 1e9
+    return footprints
 
 
 def _refuse(argument: str, must: str, got: Any, cure: str = "") -> NoReturn:
@@ -187,40 +204,34 @@ def _placed(sizes: list[Size], is_number: bool, min_offload_size: int, ratio: fl
         return sizes, placement.kept_on_device([size.size for size in sizes], min_offload_size, ratio)
     (whole,) = sizes
     offloaded = round(Fraction(ratio) * whole.size)
-    divided = [(whole._replace(size=whole.size - offloaded), True), (whole._replace(size=offloaded), False)]
-    divided = [(size, stays) for size, stays in divided if size.size]
-    return [size for size, _ in divided], [stays for _, stays in divided]
+    return [whole._replace(size=whole.size - offloaded), whole._replace(size=offloaded)], [True, False]
 
 
-def _smallest_ratio(sizes: list[Size], is_number: bool, fits: Callable[[float], bool]) -> float:
-    """Returns the smallest ratio for which `fits` is True; 1.0 if there is none.
+def _smallest_ratio(total: int, fits: Callable[[float], bool]) -> float:
+    """Returns the smallest ratio of `total` elements for which `fits` is True; 1.0 if there is none.
 
-    Less fits on the device the lower the ratio is. So the search halves the range: of numbers of elements, or of
-    numbers of whole parameters.
+    Less fits on the device the lower the ratio is, so the search halves the range.
     """
-    total = sum(size.size for size in sizes)
-    kept = range(total + 1) if is_number else [0, *itertools.accumulate(sorted(size.size for size in sizes))]
-    low, high = 0, len(kept) - 1
+    low, high = 0, total
     while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(1 - kept[middle] / total) else (low, middle - 1)
-    return 1 - kept[low] / total
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle / total) else (middle + 1, high)
+    return low / total
 
 
 def _sizes(parameters: Union[float, Iterable[Any]], dtype: Optional[str]) -> list[Size]:
     """Returns the parameters as Sizes, of `dtype` if it is given."""
-    dtypes = f"be one of {list(ELEMENT_TYPES)}"
-    if dtype is not None and dtype not in ELEMENT_TYPES:
-        refuse(TypeError, "estimate", "argument 'dtype'", dtypes, repr(dtype))
     if isinstance(parameters, (int, float)):
-        if not 1 <= parameters <= MOST or parameters != int(parameters):
-            _refuse("parameters", f"be a whole number from 1 to {MOST:g}", parameters)
-        return [Size("all", int(parameters), dtype or "float32")]
-    if isinstance(parameters, str) or not isinstance(parameters, Iterable):
+        if not COUNT.has(parameters):
+            _refuse("parameters", f"be {COUNT}", parameters)
+        sizes = [Size("all", int(parameters), "float32")]
+    elif isinstance(parameters, str) or not isinstance(parameters, Iterable):
         cure = "for a net, give net.trainable_params()"
         refuse(TypeError, "estimate", "argument 'parameters'", "be a number or parameters", typed(parameters), cure)
-    sizes = [Size.of(parameter) for parameter in parameters]
+    else:
+        sizes = [Size.of(parameter) for parameter in parameters]
     for size in sizes:
-        if dtype is None and size.dtype not in ELEMENT_TYPES:
-            refuse(TypeError, "estimate", f"dtype of the parameter '{size.name}'", dtypes, size.dtype, "give dtype")
+        if (size.dtype if dtype is None else dtype) not in ELEMENT_TYPES:
+            must = f"be one of {list(ELEMENT_TYPES)} for the parameter '{size.name}' of {size.dtype}"
+            refuse(TypeError, "estimate", "argument 'dtype'", must, repr(dtype))
     return [size._replace(dtype=dtype or size.dtype) for size in sizes]

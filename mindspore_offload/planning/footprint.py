@@ -87,20 +87,6 @@ class Footprint:
         self.host_traffic = 2 * states + self.device_weights + self.host_others + read_before
         self.device_weights = self.device_gradients = self.device_states = self.to_host = self.to_device = 0
 
-    def compare(self, devices: float, activations: float, of_device: Optional[float], of_host: Optional[float]) -> None:
-        """Notes whether it fits into the memory of a device and of the host. A refused one fits nowhere."""
-        if of_device is not None:
-            self.fits_device = not self.refused and self.device + activations <= of_device
-        if of_host is not None:
-            self.fits_host = not self.refused and self.host * devices <= of_host
-
-    def time(self, devices: float, link_gb_s: Optional[float], host_gb_s: Optional[float]) -> None:
-        """Notes the time of an update at these speeds, if it can be told."""
-        crossing = self.to_host + self.to_device
-        if self.host_traffic and host_gb_s and (link_gb_s or not crossing):
-            link = crossing / link_gb_s if link_gb_s else 0
-            self.seconds = (link + self.host_traffic * devices / host_gb_s) / 1e9
-
 
 def count(
     name: str,
