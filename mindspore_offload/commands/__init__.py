@@ -60,8 +60,7 @@ def main(argv=None):
     parser.add_argument("--version", action="version", version=f"mindspore_offload {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
-        description = f"{command.HELP[0].upper()}{command.HELP[1:]}."
-        command.add_options(commands.add_parser(name, help=command.HELP, description=description))
+        command.add_options(commands.add_parser(name, help=command.HELP, description=f"{command.HELP.capitalize()}."))
     program = parser.prog
     try:
         with contextlib.redirect_stdout(Results(sys.stdout)):

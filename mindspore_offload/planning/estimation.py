@@ -26,9 +26,9 @@ class Range(NamedTuple):
     least: float
     most: float = MOST
 
-    def has(self, number: Any) -> bool:
+    def has(self, number: float) -> bool:
         """Returns True for a number in this range."""
-        return bool(self.least <= number <= self.most and (self.kind != "whole number" or number % 1 == 0))
+        return self.least <= number <= self.most and (self.kind != "whole number" or number % 1 == 0)
 
     def __str__(self) -> str:
         return f"a {self.kind} from {self.least:g} to {self.most:g}"
@@ -156,8 +156,7 @@ def estimate(
 
     def ours_with(ratio: float, moments: str = moment_dtype) -> Footprint:
         placed, is_on_device = _placed(sizes, is_number, min_offload_size, ratio)
-        ranks = int(devices) if shard_states else 1
-        slices = _slices(placed, model_parallel)
+        slices, ranks = _slices(placed, model_parallel), int(devices) if shard_states else 1
         return footprint.count("AdamOffload", slices, is_on_device, moments, is_clipped, ranks)
 
     ratio = 1.0 if offload_ratio is None else offload_ratio
@@ -225,11 +224,12 @@ def _sizes(parameters: Union[float, Iterable[Any]], dtype: Optional[str]) -> lis
         if not COUNT.has(parameters):
             _refuse("parameters", f"be {COUNT}", parameters)
         sizes = [Size("all", int(parameters), "float32")]
-    elif isinstance(parameters, str) or not isinstance(parameters, Iterable):
-        cure = "for a net, give net.trainable_params()"
-        refuse(TypeError, "estimate", "argument 'parameters'", "be a number or parameters", typed(parameters), cure)
     else:
-        sizes = [Size.of(parameter) for parameter in parameters]
+        try:
+            sizes = [Size.of(parameter) for parameter in parameters]
+        except (AttributeError, TypeError):
+            cure = "for a net, give net.trainable_params()"
+            refuse(TypeError, "estimate", "argument 'parameters'", "be a number or parameters", typed(parameters), cure)
     for size in sizes:
         if (size.dtype if dtype is None else dtype) not in ELEMENT_TYPES:
             must = f"be one of {list(ELEMENT_TYPES)} for the parameter '{size.name}' of {size.dtype}"

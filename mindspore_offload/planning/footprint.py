@@ -109,7 +109,8 @@ def count(
         own, is_half = ELEMENT_TYPES[size.dtype].size, size.dtype != "float32"
         total.device_weights += own * size.size
         total.device_gradients += own * size.size
-        updated = size.size if stays else piece_size(size.size, ranks) or size.size
+        piece = 0 if stays else piece_size(size.size, ranks)
+        updated = piece or size.size
         moments = EXACT if stays else format_for(moment_dtype, size.size, size.ndim)
         states = moments.bytes(updated) + (MASTER_SIZE * updated if is_half else 0)
         result = own * updated
@@ -122,7 +123,7 @@ def count(
         total.host_states += states
         total.to_host += 2 * result if is_half else result
         total.to_device += result
-        total.interconnect += (ranks - 1) * result if updated != size.size else 0
+        total.interconnect += (ranks - 1) * own * piece
         total.host_traffic += waiting  # read once more, for the norm
     # The kernel reads and writes the states. What crosses the link is written once and read once.
     total.host_traffic += 2 * (total.host_states + total.to_host + total.to_device)
