@@ -89,6 +89,7 @@ def test_time_at_given_speeds():
             "'dtype' must be one of .* for the parameter 'w' of int32, but got None",
         ),
         (["7e9"], {}, TypeError, "'parameters' must be a number or parameters, but got '7e9' of type str"),
+        ([["w"]], {}, TypeError, r"'parameters' must be a number or parameters, but got \['w'\] of type list"),
         ([nn.ReLU()], {}, TypeError, r"'parameters' must be .* ReLU.* for a net, give net.trainable_params\(\)"),
         ([5, "fp16"], {}, TypeError, "'dtype' must be one of .* but got 'fp16'"),
         (
@@ -126,6 +127,7 @@ def test_time_at_given_speeds():
         "infinite",
         "int32",
         "text",
+        "list-of-text",
         "net",
         "fp16",
         "norm",
@@ -177,6 +179,11 @@ def test_the_command_prints_each_dtype(capsys):
 def test_the_number_of_parameters_may_have_a_multiple(text, count, capsys):
     printed, _ = printed_rows(capsys, f"--params={text}")
     assert printed.startswith(f"{count:,} parameters\n")
+
+
+def test_any_whole_number_may_have_a_multiple(capsys):
+    printed, _ = printed_rows(capsys, "--params=7e9", "--devices=1k")
+    assert "Devices on this host: 1000.\n" in printed
 
 
 @pytest.mark.parametrize(("short", "dtype"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")])

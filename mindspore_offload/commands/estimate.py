@@ -68,14 +68,12 @@ def _full_dtype(text):
 
 def run(arguments):
     """Prints what each optimizer needs, for each dtype that was asked for."""
-    others, names = {}, list(ELEMENT_TYPES)
-    if arguments.params:
-        parameters = count = arguments.params
+    if arguments.checkpoint is not None:
+        parameters, others = sizes.of_checkpoint(arguments.checkpoint)
     else:
-        if arguments.net is not None:
-            parameters = sizes.of_net(arguments.net)
-        else:
-            parameters, others = sizes.of_checkpoint(arguments.checkpoint)
+        parameters, others = arguments.params or sizes.of_net(arguments.net), {}
+    count, names = arguments.params, list(ELEMENT_TYPES)
+    if count is None:
         count = sum(size.size for size in parameters)
         names = [" and ".join(sorted({size.dtype for size in parameters}))]
     if arguments.dtype:

@@ -11,8 +11,6 @@ from mindspore_offload.formats import ELEMENT_TYPES, LEAST_CODED, MOMENT_FORMATS
 from mindspore_offload.planning import footprint, placement
 from mindspore_offload.planning.footprint import Footprint, Size
 
-MOST = 10**18  # parameters, devices: more are a mistake, and their bytes may be more than a float holds
-
 
 class Range(NamedTuple):
     """The numbers that an argument may be.
@@ -24,7 +22,7 @@ class Range(NamedTuple):
 
     kind: str
     least: float
-    most: float = MOST
+    most: float = 10**18  # more are a mistake, and so many parameters may have more bytes than a float holds
 
     def has(self, number: float) -> bool:
         """Returns True for a number in this range."""

@@ -3,7 +3,6 @@
 """Builds the net of a user's function without memory for its parameters."""
 
 import contextlib
-import importlib
 import importlib.util
 import os
 import sys
