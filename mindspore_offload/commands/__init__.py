@@ -30,12 +30,6 @@ class _Parser(argparse.ArgumentParser):
         say(f"{self.prog}: {message}; '{self.prog} --help' lists the options")
         self.exit(USAGE_ERROR)
 
-    def parse_args(self, arguments):
-        for argument in arguments:
-            if re.fullmatch("--[a-z-]+=--|-[a-z]--", argument):  # argparse would drop the value
-                self.error(f"{argument!r} has the value '--', which no option has")
-        return super().parse_args(arguments)
-
 
 @contextlib.contextmanager
 def _scratch_folder():
@@ -54,17 +48,18 @@ def _scratch_folder():
 
 def main(argv=None):
     """Runs the command that the arguments name and returns its exit status."""
-    parser = _Parser(
-        prog="python -m mindspore_offload", description="An offloaded Adam for MindSpore, on this machine."
-    )
+    given, program = sys.argv[1:] if argv is None else argv, "python -m mindspore_offload"
+    parser = _Parser(prog=program, description="An offloaded Adam for MindSpore, on this machine.")
     parser.add_argument("--version", action="version", version=f"mindspore_offload {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
         command.add_options(commands.add_parser(name, help=command.HELP, description=f"{command.HELP.capitalize()}."))
-    program = parser.prog
+    for argument in given:
+        if re.fullmatch("--[a-z-]+=--|-[a-z]--", argument):  # argparse would drop the value
+            parser.error(f"{argument!r} has the value '--', which no option has")
     try:
         with contextlib.redirect_stdout(Results(sys.stdout)):
-            arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+            arguments = parser.parse_args(given)
             program = f"{program} {arguments.command}"
             with _scratch_folder():
                 return COMMANDS[arguments.command].run(arguments)
