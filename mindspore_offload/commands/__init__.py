@@ -48,7 +48,8 @@ def _scratch_folder():
 
 def main(argv=None):
     """Runs the command that the arguments name and returns its exit status."""
-    given, program = sys.argv[1:] if argv is None else argv, "python -m mindspore_offload"
+    given = sys.argv[1:] if argv is None else argv
+    program = "python -m mindspore_offload"
     parser = _Parser(prog=program, description="An offloaded Adam for MindSpore, on this machine.")
     parser.add_argument("--version", action="version", version=f"mindspore_offload {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")

@@ -57,7 +57,8 @@ def add_options(parser):
     for name, choices in {"dtype": ELEMENT_TYPES, **CHOICES}.items():
         kinds[name] = {"type": _full_dtype, "choices": choices}
     for name, text in OPTIONS.items():
-        group, kind = source if name in SOURCES else parser, kinds.get(name, {"action": "store_true"})
+        kind = kinds.get(name, {"action": "store_true"})
+        group = source if name in SOURCES else parser
         group.add_argument(f"--{name.replace('_', '-')}", help=text, **kind)
 
 

@@ -151,10 +151,11 @@ def estimate(
     if model_parallel != 1 and (is_clipped or shard_states or MOMENT_FORMATS[moment_dtype].has_codes):
         others = "max_grad_norm, skip_nonfinite, shard_states or 8-bit moments"
         _refuse("model_parallel", f"be 1 with {others}", model_parallel, "the optimizer refuses them there")
+    ranks = int(devices) if shard_states else 1
 
     def ours_with(ratio: float, moments: str = moment_dtype) -> Footprint:
         placed, is_on_device = _placed(sizes, is_number, min_offload_size, ratio)
-        slices, ranks = _slices(placed, model_parallel), int(devices) if shard_states else 1
+        slices = _slices(placed, model_parallel)
         return footprint.count("AdamOffload", slices, is_on_device, moments, is_clipped, ranks)
 
     ratio = 1.0 if offload_ratio is None else offload_ratio
