@@ -15,7 +15,7 @@ import tempfile
 
 from mindspore_offload._version import __version__
 from mindspore_offload.commands import doctor, estimate, merge
-from mindspore_offload.commands.output import Results, say
+from mindspore_offload.commands.output import Stream, say
 from mindspore_offload.errors import CommandError
 
 COMMANDS = {"doctor": doctor, "estimate": estimate, "merge": merge}
@@ -59,7 +59,7 @@ def main(argv=None):
         if re.fullmatch("--[a-z-]+=--|-[a-z]--", argument):  # argparse would drop the value
             parser.error(f"{argument!r} has the value '--', which no option has")
     try:
-        with contextlib.redirect_stdout(Results(sys.stdout)):
+        with contextlib.redirect_stdout(Stream(sys.stdout)):
             arguments = parser.parse_args(given)
             program = f"{program} {arguments.command}"
             with _scratch_folder():

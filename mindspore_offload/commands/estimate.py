@@ -2,7 +2,6 @@
 
 """``estimate``: prints how many bytes training needs, where, and how long an update takes at least."""
 
-import dataclasses
 import json
 import math
 
@@ -121,7 +120,7 @@ def _measured_speed():
 
 
 def _as_dict(footprint):
-    return {**dataclasses.asdict(footprint), "device": footprint.device, "host": footprint.host}
+    return {**vars(footprint), "device": footprint.device, "host": footprint.host}
 
 
 def _print_table(name, footprints, devices):

@@ -12,11 +12,11 @@ from mindspore_offload.errors import CommandError
 UNWRITABLE = (AttributeError, OSError, ValueError)
 
 
-class Results:
-    """The standard output while a command runs. It escapes characters that the stream can't encode.
+class Stream:
+    """A standard stream while a command runs. It escapes characters that it can't encode, and is always flushed.
 
     Args:
-        stream (Optional[TextIO]): `sys.stdout`.
+        stream (Optional[TextIO]): `sys.stdout` or `sys.stderr`.
     """
 
     def __init__(self, stream):
@@ -26,24 +26,20 @@ class Results:
         return getattr(self._stream, name)
 
     def write(self, text):
-        _write(self._stream, text)
+        try:
+            encoding = self._stream.encoding or "utf-8"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self._stream.flush()
+        except UNWRITABLE as error:
+            # Otherwise Python tries again at its end, prints a traceback and changes the exit status.
+            with contextlib.suppress(*UNWRITABLE):
+                self._stream.close()
+            reason = getattr(error, "strerror", None) or "it is closed"
+            raise CommandError(f"the standard output can't be written: {reason}") from error
 
 
 def say(text):
     """Prints a line to the standard error, for a person. The command goes on if the line can't be written."""
     line = re.sub(r"[\0-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
     with contextlib.suppress(CommandError):
-        _write(sys.stderr, f"{line}\n")
-
-
-def _write(stream, text):
-    try:
-        encoding = stream.encoding or "utf-8"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        stream.flush()
-    except UNWRITABLE as error:
-        # Otherwise Python tries again at its end, prints a traceback and changes the exit status.
-        with contextlib.suppress(*UNWRITABLE):
-            stream.close()
-        reason = getattr(error, "strerror", None) or "it is closed"
-        raise CommandError(f"the standard output can't be written: {reason}") from error
+        Stream(sys.stderr).write(f"{line}\n")
