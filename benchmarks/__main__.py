@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import tables, training
 from benchmarks.process import call
 from mindspore_offload import __version__, machine, native_library
-from mindspore_offload.commands.options import option
+from mindspore_offload.commands.units import option
 from mindspore_offload.errors import CommandError
 from mindspore_offload.planning.estimation import COUNT, Range
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.process import ROOT, call, progress
 from mindspore_offload import __version__
-from mindspore_offload.commands.options import option
+from mindspore_offload.commands.units import option
 from mindspore_offload.errors import CommandError
 from mindspore_offload.planning.estimation import Range
 

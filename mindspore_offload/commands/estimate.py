@@ -6,8 +6,7 @@ import json
 import math
 
 from mindspore_offload import machine, native_library
-from mindspore_offload.commands.options import option
-from mindspore_offload.commands.units import byte_text, time_text
+from mindspore_offload.commands.units import byte_text, option, time_text
 from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import ELEMENT_TYPES
 from mindspore_offload.planning import sizes
