@@ -23,7 +23,7 @@ sub, mul, div, sqrt, square = (
 )
 maximum, is_finite, select = place(ops.Maximum()), place(ops.IsFinite()), place(ops.Select())
 cast, reshape, stack, unstack = place(ops.Cast()), place(ops.Reshape()), place(ops.Stack()), place(ops.Unstack())
-gather, concat, concat_columns = place(ops.Gather()), place(ops.Concat()), place(ops.Concat(1))
+concat, concat_columns = place(ops.Concat()), place(ops.Concat(1))
 reduce_sum, add_n = place(ops.ReduceSum()), place(ops.AddN())
 assign, assign_add = place(ops.Assign()), place(ops.AssignAdd())
 

@@ -50,7 +50,7 @@ def broken_library(request, fresh_library, tmp_path):
     path = tmp_path / "libmindspore_offload.so"
     spoil(path)
     fresh_library.setattr(native_library, "PATH", path)
-    fresh_library.setattr(update, "_warned", set())
+    update._warn_once.cache_clear()
     return message
 
 
@@ -126,7 +126,7 @@ def test_a_setting_that_cannot_be_honoured_is_an_error(name, value, message, fre
     fresh_library.setenv(name, value)
     with pytest.raises(RuntimeError, match=message):
         AdamOffload(one_parameter(), host_kernel="native")
-    fresh_library.setattr(update, "_warned", set())
+    update._warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match=message):
         AdamOffload(one_parameter(), host_kernel="auto")
 

@@ -8,6 +8,7 @@ optimizer, it updates the states of its bucket, and writes the parameters as `wr
 ``norm(slots)`` returns a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
 """
 
+import functools
 import itertools
 import warnings
 
@@ -21,8 +22,6 @@ from mindspore_offload.states import buckets
 from mindspore_offload.update import native, stock
 
 HOST_KERNELS = ("auto", "native", "stock")
-
-_warned = set()
 
 
 def choose(host_kernel, cls_name, moment_dtype, shard_states):
@@ -94,7 +93,6 @@ def _kind(slot):
     return slot.is_on_device, slot.piece is None, str(slot.parameter.dtype) if slot.piece else ""
 
 
+@functools.cache
 def _warn_once(message):
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=users_stacklevel())
+    warnings.warn(message, RuntimeWarning, stacklevel=users_stacklevel())
