@@ -52,12 +52,7 @@ class Entry(NamedTuple):
     @property
     def length(self):
         """The number of its bytes."""
-        return sum(place.stop - place.start for place in self.places)
-
-    @property
-    def element_bytes(self):
-        """The bytes of an element; 0 if there is none."""
-        return self.length // max(self.size, 1)
+        return sum(map(len, self.places))
 
 
 class CheckpointFile:
@@ -66,8 +61,8 @@ class CheckpointFile:
     A subclass has for its format:
 
     - `KIND`: what such a file is called.
-    - `_read()`: returns the entries by name, which are still to be checked, and the checksum.
-    - `_checksummed()`: yields the bytes of which MindSpore calculates the checksum.
+    - `_read()`: returns the entries by name, which are still to be checked, the checksum, and an iterator of the bytes
+      of which MindSpore calculates it.
     - `written(tensors, has_checksum)`: yields the bytes of a new file. `tensors` has for each one its `Entry` and its
       bytes in blocks, which are read once and to their end.
 
@@ -85,8 +80,8 @@ class CheckpointFile:
         self._file, self.label = file, label
         self.length = os.fstat(file.fileno()).st_size
         if not self.length:
-            raise self.damaged("it is empty")
-        self.entries, self.checksum = self._read()
+            raise self.damaged("it is empty, or not a regular file")
+        self.entries, self.checksum, self._checked = self._read()
         for entry in self.entries.values():
             self._check(entry)
 
@@ -99,29 +94,32 @@ class CheckpointFile:
 
     def _check(self, entry):
         """Refuses a tensor whose shape does not fit its bytes."""
-        name, shape, element = entry.name, list(entry.shape), ELEMENT_TYPES.get(entry.dtype)
-        if len(shape) > DIMS_LIMIT:
-            raise self.damaged(f"the tensor {name!r:.60} has more than {DIMS_LIMIT} dimensions")
+        shape, element = list(entry.shape), ELEMENT_TYPES.get(entry.dtype)
         # bool is a subclass of int, and -1 as a varint is 2**64 - 1.
-        if not all(type(dim) is int and 0 <= dim < 2**63 for dim in shape):
+        is_shape = len(shape) <= DIMS_LIMIT and all(type(dim) is int and 0 <= dim < 2**63 for dim in shape)
+        if not is_shape or (element and entry.size * element.size != entry.length):
             raise self.damaged(
-                f"the shape of the tensor {name!r:.60} is {shape!r:.60}; dimensions are whole numbers from 0 on"
-            )
-        if element and entry.size * element.size != entry.length:
-            raise self.damaged(
-                f"the tensor {name!r:.60} of {entry.dtype} and shape {shape!r:.60} has {entry.length!r:.60} bytes"
+                f"the tensor {entry.name!r:.60} of {entry.dtype:.20} and shape {shape!r:.60} has {entry.length:,} "
+                f"bytes; a shape has at most {DIMS_LIMIT} dimensions, which are whole numbers from 0 on, and fits them"
             )
 
-    def read(self, start, size):
-        """Returns `size` bytes from `start` on."""
+    def read(self, place):
+        """Returns the bytes of a range."""
         try:
-            self._file.seek(start)
-            content = self._file.read(size)
+            self._file.seek(place.start)
+            content = self._file.read(len(place))
         except OSError as error:
             raise CommandError(f"{self.label} can't be read: {error.strerror}; give the path of a file") from error
-        if len(content) < size:
+        if len(content) < len(place):
             raise self.damaged("it ends too early")
         return content
+
+    def text(self, place, limit):
+        """Returns a text of at most `limit` bytes."""
+        size = place.stop - place.start
+        if size > limit:
+            raise self.damaged(f"a text in it would have {size:,} bytes, and at most {limit:,} are read")
+        return self.read(place).decode("utf-8")
 
     def blocks(self, name):
         """Yields the bytes of a tensor in blocks."""
@@ -129,8 +127,8 @@ class CheckpointFile:
             yield from self._blocks(place)
 
     def _blocks(self, place):
-        for start in range(place.start, place.stop, BLOCK_BYTES):
-            yield self.read(start, min(BLOCK_BYTES, place.stop - start))  # not held while it waits
+        for start in range(0, len(place), BLOCK_BYTES):
+            yield self.read(place[start : start + BLOCK_BYTES])  # not held while it waits
 
     def integers(self, name, count):
         """Returns the `count` int32 numbers of a tensor."""
@@ -139,11 +137,11 @@ class CheckpointFile:
             raise self.damaged(f"{name!r:.60} must have {4 * count} bytes of int32")
         return struct.unpack(f"<{count}i", b"".join(self.blocks(name)))
 
-    def check(self, progress):
-        """Compares the content with the checksum. Calls `progress` with the number of bytes of each block."""
+    def check(self):
+        """Compares the content with the checksum, once. Yields the number of bytes of each block."""
         found = 0
-        for part in self._checksummed():
+        for part in self._checked:
             found = zlib.crc32(part, found)
-            progress(len(part))
+            yield len(part)
         if f"{found}" != self.checksum:
             raise self.damaged("its checksum does not fit its content")

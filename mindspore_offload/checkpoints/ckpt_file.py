@@ -2,12 +2,11 @@
 
 """MindSpore's .ckpt files.
 
-One is a protocol buffer: a Checkpoint has Values (field 1), a Value has a tag (1) and a tensor (2), and a tensor has
-dims (1), a dtype (2) and its content (3). A large tensor comes in several Values, one after the other, each with the
-dims of the whole. A name and ten bytes with the checksum may follow.
+One is a protocol buffer: a Checkpoint has Values (field 1), a Value has a tag (1) and a tensor (2) or a map of
+parameters (3), and a tensor has dims (1), a dtype (2) and its content (3). A large tensor comes in several Values, one
+after the other, each with the dims of the whole. A name and ten bytes with the checksum may follow.
 """
 
-import collections
 import zlib
 
 from mindspore_offload.checkpoints.checkpoint_file import CHECKSUM_NAME, DIMS_LIMIT, CheckpointFile, Entry
@@ -17,7 +16,13 @@ TEXT_LIMIT = 2**16  # bytes of a name or a dtype
 MAP = "map"  # stands for the dtype of a map of parameters
 # The bytes of a tensor in one Value, as MindSpore cuts them. A Value must be smaller than 2 GiB.
 PART_BYTES = 2**29
-CHECKSUM_MARK, CHECKSUM_BYTES = CHECKSUM_NAME.encode(), 17
+# The keys of fields, with their number and their kind: 0 for a whole number, 2 for bytes.
+DIM = 1 << 3
+VALUE = NAME = 1 << 3 | 2
+TENSOR = DTYPE = 2 << 3 | 2
+MAP_TENSOR = CONTENT = 3 << 3 | 2
+CHECKSUM_MARK, NUMBER_BYTES = CHECKSUM_NAME.encode(), 10
+CHECKSUM_BYTES = len(CHECKSUM_MARK) + NUMBER_BYTES
 
 
 class CkptFile(CheckpointFile):
@@ -26,97 +31,71 @@ class CkptFile(CheckpointFile):
     KIND = "a checkpoint of MindSpore"
 
     def _read(self):
-        end = self.read(max(self.length - CHECKSUM_BYTES, 0), min(self.length, CHECKSUM_BYTES))
-        checksum = None
-        if len(end) == CHECKSUM_BYTES and end.startswith(CHECKSUM_MARK):
-            checksum = f"{int.from_bytes(end[len(CHECKSUM_MARK) :], 'big')}"
+        content, checksum = range(self.length), None
+        end = self.read(content[-CHECKSUM_BYTES:])
+        if end[:-NUMBER_BYTES] == CHECKSUM_MARK:
+            checksum = f"{int.from_bytes(end[-NUMBER_BYTES:], 'big')}"
+            content = content[:-CHECKSUM_BYTES]
         entries, last = {}, None
-        for number, value in self._fields(self._checked_bytes(checksum), TENSORS_LIMIT):
-            if number != 1 or not isinstance(value, range):
+        for key, value in self._fields(content, TENSORS_LIMIT):
+            if key != VALUE:
                 raise self.damaged("it does not consist of the entries of a checkpoint")
-            entry = self._entry(value)
-            if last and last.name == entry.name:
-                last.places.extend(entry.places)
+            try:
+                entry = self._entry(value)
+            except (KeyError, UnicodeDecodeError) as error:
+                raise self.damaged("it has an entry without a tensor or without a name in UTF-8") from error
+            if entry.name == last:
+                entries[last].places.extend(entry.places)
             else:
-                entries[entry.name] = last = entry
-        return entries, checksum
-
-    def _checked_bytes(self, checksum):
-        return range(self.length - CHECKSUM_BYTES if checksum else self.length)
-
-    def _checksummed(self):
-        return self._blocks(self._checked_bytes(self.checksum))
+                entries[entry.name], last = entry, entry.name
+        return entries, checksum, self._blocks(content)
 
     def _entry(self, place):
-        """Returns the tensor in a Value."""
-        value = self._message(place)
-        name = self._text(value[1])
-        if not value[2]:  # a map of parameters, which no optimizer here updates
+        """Returns the tensor in a Value. Of several values of a field, the last one counts."""
+        value = dict(self._fields(place))
+        name = self.text(value[NAME], TEXT_LIMIT)
+        if value.keys() == {NAME, MAP_TENSOR}:  # no optimizer here updates a map of parameters
             return Entry(name, (), MAP, MAP, [])
-        tensor = self._message(self._place(value[2]))
-        code = self._text(tensor[2]) if tensor[2] else MAP
-        dims, places = tensor[1], [self._place(tensor[3])] if tensor[3] else []
-        if dims == [0] and places and places[0]:  # as MindSpore saves a shape of ()
+        fields = list(self._fields(value[TENSOR]))
+        dims, tensor = [dim for key, dim in fields if key == DIM], dict(fields)
+        code = self.text(tensor[DTYPE], TEXT_LIMIT)
+        if dims == [0] and tensor[CONTENT]:  # as MindSpore saves a shape of ()
             dims = []
-        return Entry(name, tuple(dims), code.lower(), code, places)
+        return Entry(name, tuple(dims), code.lower(), code, [tensor[CONTENT]])
 
-    def _message(self, place):
-        """Returns the values of each field of a message, by its number."""
-        found = collections.defaultdict(list)
-        for number, value in self._fields(place, DIMS_LIMIT):
-            found[number].append(value)
-        return found
-
-    def _fields(self, place, limit):
-        """Yields the number and the value of each field of a message: a whole number, or the range of its bytes."""
-        start, count = place.start, 0
-        while start < place.stop:
-            count += 1
-            if count > limit:
-                raise self.damaged(f"a part of it has more than {limit:,} fields")
-            key, start = self._varint(start)
-            value, start = self._varint(start)
+    def _fields(self, place, limit=DIMS_LIMIT):
+        """Yields the key and the value of each field of a message: a whole number, or the range of its bytes."""
+        for _ in range(limit):
+            if not place:
+                return
+            key, place = self._varint(place)
+            value, place = self._varint(place)
             if key & 7 == 2:
-                start, value = start + value, range(start, start + value)
+                if value > len(place):
+                    raise self.damaged("it ends, or a part of it ends, in the middle of a field")
+                value, place = place[:value], place[value:]
             elif key & 7:
                 raise self.damaged("it has a field of a kind that no checkpoint has")
-            if start > place.stop:
-                raise self.damaged("it ends, or a part of it ends, in the middle of a field")
-            yield key >> 3, value
+            yield key, value
+        raise self.damaged(f"a part of it has {limit:,} fields or more")
 
-    def _varint(self, start):
-        """Returns a number, of 7 bits a byte, and the place behind it."""
+    def _varint(self, place):
+        """Returns the number that a place begins with, of 7 bits a byte, and the place behind it."""
         value = 0
-        for i in range(10):
-            (byte,) = self.read(start + i, 1)
+        for i, byte in enumerate(self.read(place[:10])):
             value |= (byte & 127) << 7 * i
             if byte < 128:
-                return value, start + i + 1
-        raise self.damaged("it has a number of more than 64 bits")
-
-    def _text(self, values):
-        place = self._place(values)
-        if place.stop - place.start > TEXT_LIMIT:
-            raise self.damaged(f"a name in it would have {len(place):,} bytes, and at most {TEXT_LIMIT:,} are read")
-        try:
-            return self.read(place.start, len(place)).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.damaged("a name in it is not valid UTF-8") from error
-
-    def _place(self, values):
-        """Returns the last one of a field's values, which must be a range of bytes."""
-        if not values or not isinstance(values[-1], range):
-            raise self.damaged("it has an entry without a name or a tensor")
-        return values[-1]
+                return value, place[i + 1 :]
+        raise self.damaged("it has a number of more than 64 bits, or ends in the middle of one")
 
     def written(self, tensors, has_checksum):
         checksum = 0
         for entry, blocks in tensors:
-            for part in _values(entry, iter(blocks)):
+            for part in _values(entry, blocks):
                 checksum = zlib.crc32(part, checksum) if has_checksum else 0
                 yield part
         if has_checksum:
-            yield CHECKSUM_MARK + checksum.to_bytes(CHECKSUM_BYTES - len(CHECKSUM_MARK), "big")
+            yield CHECKSUM_MARK + checksum.to_bytes(NUMBER_BYTES, "big")
 
 
 def _values(entry, blocks):
@@ -135,19 +114,17 @@ def _values(entry, blocks):
 
 def _head(entry, length):
     """Returns the bytes of a Value before the `length` bytes of its content."""
-    dims = b"".join(_varint(1 << 3) + _varint(dim) for dim in entry.shape)
-    tensor = dims + _field(2, entry.code.encode()) + _field(3, b"", length)
-    return _field(1, _field(1, entry.name.encode()) + _field(2, tensor, length), length)
+    dims = b"".join(_varint(DIM) + _varint(dim) for dim in entry.shape)
+    tensor = dims + _field(DTYPE, entry.code.encode()) + _field(CONTENT, b"", length)
+    return _field(VALUE, _field(NAME, entry.name.encode()) + _field(TENSOR, tensor, length), length)
 
 
-def _field(number, content, behind=0):
+def _field(key, content, behind=0):
     """Returns a field with this content and the bytes `behind` it, which follow."""
-    return _varint(number << 3 | 2) + _varint(len(content) + behind) + content
+    return _varint(key) + _varint(len(content) + behind) + content
 
 
 def _varint(number):
-    head = b""
-    while number > 127:
-        head += bytes([number & 127 | 128])
-        number >>= 7
-    return head + bytes([number])
+    if number < 128:
+        return bytes([number])
+    return bytes([number % 128 + 128]) + _varint(number // 128)

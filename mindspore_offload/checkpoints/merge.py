@@ -39,7 +39,8 @@ class Merge:
         """
         for source in self._sources:
             if source.checksum:
-                source.check(progress)
+                for count in source.check():
+                    progress(count)
         has_checksum = all(source.checksum for source in self._sources)
         for part in self._sources[0].written(self._tensors, has_checksum):
             file.write(part)
@@ -50,7 +51,7 @@ class Merge:
         shape = self._layout.cut.get(entry.name)
         if shape is None:
             return entry, self._same(entry.name)
-        length = math.prod(shape) * entry.element_bytes
+        length = entry.length // entry.size * math.prod(shape)
         return entry._replace(shape=shape, places=[range(length)]), self._joined(entry.name, length)
 
     def _joined(self, name, length):

@@ -4,7 +4,6 @@
 
 import contextlib
 import os
-import stat
 
 from mindspore_offload.checkpoints.ckpt_file import CkptFile
 from mindspore_offload.checkpoints.safetensors_file import SafetensorsFile
@@ -22,13 +21,11 @@ def opened(path, option=""):
 
     Errors name the path, and the option that gave it, if there is one.
     """
-    label, kind = f"{option} {path!r}".strip(), format_of(path)
+    label = f"{option} {path!r}".strip()
     try:
         # Opening a FIFO would wait for a writer.
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     except OSError as error:
         raise CommandError(f"{label} can't be read: {error.strerror}; give the path of a file") from error
     with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise CommandError(f"{label} is not a regular file; give the path of {kind.KIND}")
-        yield kind(file, label)
+        yield format_of(path)(file, label)

@@ -3,7 +3,6 @@
 """safetensors files: eight bytes of length, a header in JSON, the values."""
 
 import json
-import struct
 
 from mindspore_offload.checkpoints.checkpoint_file import CHECKSUM_NAME, CheckpointFile, Entry
 
@@ -36,16 +35,14 @@ class SafetensorsFile(CheckpointFile):
             if place.start != start:
                 raise self.damaged("the values of two of its tensors overlap, or are apart")
             start = place.stop
-        return entries, self._metadata.get(CHECKSUM_NAME)
+        return entries, self._metadata.pop(CHECKSUM_NAME, None), self._names_and_values(entries)
 
     def _header(self):
         """Returns the header, and the place where the values begin."""
-        (size,) = struct.unpack("<Q", self.read(0, 8))
-        if size > HEADER_LIMIT:
-            raise self.damaged(f"its header would have {size:,} bytes, and at most {HEADER_LIMIT:,} are read")
+        size = int.from_bytes(self.read(range(8)), "little")
         try:
             header = json.loads(
-                self.read(8, size).decode("utf-8"),
+                self.text(range(8, 8 + size), HEADER_LIMIT),
                 object_pairs_hook=self._unique,
                 parse_int=lambda digits: int(digits[:DIGITS_READ]),
             )
@@ -73,8 +70,8 @@ class SafetensorsFile(CheckpointFile):
             raise self.damaged(f"the entry of the tensor {name!r:.60} is not one of a tensor")
         return Entry(name, shape, DTYPES.get(code, code), code, [place])
 
-    def _checksummed(self):
-        for name in sorted(self.entries):
+    def _names_and_values(self, entries):
+        for name in sorted(entries):
             yield name.encode("utf-8", "surrogatepass")
             yield from self.blocks(name)
 
@@ -83,14 +80,13 @@ class SafetensorsFile(CheckpointFile):
 
         The tensors of the longest dtype come first, so that each element is aligned.
         """
-        tensors = sorted(tensors, key=lambda tensor: (-tensor[0].element_bytes, tensor[0].name))
-        metadata = {name: text for name, text in self._metadata.items() if name != CHECKSUM_NAME}
-        header, end = {METADATA: metadata} if metadata else {}, 0
+        tensors = sorted(tensors, key=lambda tensor: (-(tensor[0].length // max(tensor[0].size, 1)), tensor[0].name))
+        header, end = {METADATA: self._metadata} if self._metadata else {}, 0
         for entry, _ in tensors:
             start, end = end, end + entry.length
             header[entry.name] = {"dtype": entry.code, "shape": entry.shape, "data_offsets": (start, end)}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        yield struct.pack("<Q", len(text)) + text
+        yield len(text).to_bytes(8, "little") + text
         for _, blocks in tensors:
             yield from blocks
