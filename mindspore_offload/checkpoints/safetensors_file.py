@@ -2,6 +2,7 @@
 
 """safetensors files: eight bytes of length, a header in JSON, the values."""
 
+import contextlib
 import json
 
 from mindspore_offload.checkpoints.checkpoint_file import CHECKSUM_NAME, CheckpointFile, Entry
@@ -25,32 +26,27 @@ class SafetensorsFile(CheckpointFile):
         if not isinstance(self._metadata, dict) or not all(isinstance(text, str) for text in self._metadata.values()):
             raise self.damaged(f"{METADATA} in its header is not an object of texts")
         entries = {name: self._entry(name, tensor, start) for name, tensor in tensors.items()}
-        total = sum(entry.length for entry in entries.values())
-        if total != self.length - start:
+        begins = sorted(entry.places[0].start for entry in entries.values())
+        ends = sorted(entry.places[0].stop for entry in entries.values())
+        if [*begins, self.length] != [start, *ends]:
             raise self.damaged(
-                f"its tensors have {total:,} bytes together, but {self.length - start:,} bytes follow its header"
+                f"its tensors have {sum(ends) - sum(begins):,} bytes together, but must fill the "
+                f"{self.length - start:,} bytes behind its header, one after the other"
             )
-        places = (entry.places[0] for entry in entries.values())
-        for place in sorted(places, key=lambda place: (place.start, place.stop)):
-            if place.start != start:
-                raise self.damaged("the values of two of its tensors overlap, or are apart")
-            start = place.stop
         return entries, self._metadata.pop(CHECKSUM_NAME, None), self._names_and_values(entries)
 
     def _header(self):
         """Returns the header, and the place where the values begin."""
         size = int.from_bytes(self.read(range(8)), "little")
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             header = json.loads(
                 self.text(range(8, 8 + size), HEADER_LIMIT),
                 object_pairs_hook=self._unique,
                 parse_int=lambda digits: int(digits[:DIGITS_READ]),
             )
-        except (ValueError, RecursionError) as error:
-            raise self.damaged("its header is not valid JSON") from error
-        if not isinstance(header, dict):
-            raise self.damaged("its header is not a JSON object")
-        return header, 8 + size
+            if isinstance(header, dict):
+                return header, 8 + size
+        raise self.damaged("its header is not a valid object of JSON")
 
     def _unique(self, pairs):
         found = dict(pairs)
@@ -60,15 +56,11 @@ class SafetensorsFile(CheckpointFile):
 
     def _entry(self, name, tensor, start):
         """Returns the tensor that the header describes. Its values begin at `start`."""
-        try:
+        with contextlib.suppress(TypeError, KeyError, ValueError):
             code, shape, (begin, end) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
-            is_valid = isinstance(code, str) and 0 <= begin <= end < 2**63
-            place = range(start + begin, start + end)
-        except (TypeError, KeyError, ValueError):
-            is_valid = False
-        if not is_valid:
-            raise self.damaged(f"the entry of the tensor {name!r:.60} is not one of a tensor")
-        return Entry(name, shape, DTYPES.get(code, code), code, [place])
+            if isinstance(code, str) and begin <= end:
+                return Entry(name, shape, DTYPES.get(code, code), code, [range(start + begin, start + end)])
+        raise self.damaged(f"the entry of the tensor {name!r:.60} is not one of a tensor")
 
     def _names_and_values(self, entries):
         for name in sorted(entries):
