@@ -37,7 +37,9 @@ def test_wrong_sets_of_files_are_refused(whole, tmp_path, capsys):
     assert_refused([*paths[:2], paths[3], *output], "rank 2 of 4 is missing", capsys)
     assert_refused([paths[1], *output], "rank 0 of 4 is missing", capsys)
     assert_refused([*paths, paths[1], *output], f"rank 1 of 4 is in both {paths[1]!r} and {paths[1]!r}", capsys)
-    assert_refused([*paths[:3], others[1], *output], f"{others[1]!r} is of 2 ranks, but {paths[0]!r} is of 4", capsys)
+    assert_refused(
+        [*paths[:3], others[1], *output], f"the number of ranks is 2 in {others[1]!r}, but 4 in {paths[0]!r}", capsys
+    )
     assert_refused([plain, *output], f"{plain!r} was not saved by an optimizer with shard_states=True", capsys)
     assert_refused([*paths[:3], plain, *output], f"{plain!r} was not saved by", capsys)
     assert_refused([*paths[:3], tmp_path / "rank4.ckpt", *output], "No such file or directory", capsys)
@@ -129,12 +131,12 @@ def everywhere(name, change):
     return apply
 
 
-def removed(name, count):
-    """Returns a function that removes a tensor from the first `count` ranks."""
+def removed(name, *indices):
+    """Returns a function that removes a tensor from these ranks."""
 
     def apply(ranks):
-        for tensors in ranks[:count]:
-            del tensors[name]
+        for rank in indices:
+            del ranks[rank][name]
 
     return apply
 
@@ -167,14 +169,14 @@ def two_parameters(ranks):
 DIFFERENT = {
     "step": (
         changed("global_step", plus(1)),
-        "rank1.ckpt' is of step 3, but '",
-        "rank0.ckpt' of step 2; give the files",
+        "the step is 3 in '",
+        "rank1.ckpt', but 2 in '",
+        "rank0.ckpt'; give the files",
     ),
     "weight": (
         changed("net.a", plus(1)),
         "'net.a' in '",
         "rank1.ckpt' differs from that in '",
-        "must be the same on all",
     ),
     "weight-16-bit": (changed("net.f", plus(1)), "'net.f' in '", "differs from that in"),
     "small-moment": (changed("moment2.net.c", plus(1)), "'moment2.net.c' in '", "differs from that in"),
@@ -183,41 +185,62 @@ DIFFERENT = {
     "rate": (changed("learning_rate", plus(1)), "'learning_rate' in '", "differs from that in"),
     "norm": (changed("global_norm", plus(1)), "'global_norm' in '", "differs from that in"),
     "skipped": (changed("skipped_steps", plus(1)), "'skipped_steps' in '", "differs from that in"),
-    "name-too-few": (removed("net.a", 1), "rank0.ckpt' has no 'net.a', but '", "rank1.ckpt' has"),
-    "state-missing": (removed("master.net.b", 1), "rank0.ckpt' has no 'master.net.b', but '", "rank1.ckpt' has"),
+    "name-too-few": (
+        removed("net.a", 0),
+        "'net.a' is Float32 of shape (130, 127) in '",
+        "rank1.ckpt', but missing in '",
+        "rank0.ckpt'",
+    ),
+    "state-missing": (
+        removed("master.net.b", 1),
+        "'master.net.b' is missing in '",
+        "rank1.ckpt', but Float32 of shape (8192,) in '",
+        "rank0.ckpt'",
+    ),
     "shape": (
         changed("net.c", lambda a: a[:-1]),
-        "'net.c' has the shape (16382,) and the dtype Float32 in '",
-        "(16383,)",
+        "'net.c' is Float32 of shape (16382,) in '",
+        "rank1.ckpt', but Float32 of shape (16383,) in '",
     ),
-    "dtype": (changed("net.c", np.int32), "'net.c' has the shape (16383,) and the dtype Int32 in '", "and Float32 in"),
+    "dtype": (
+        changed("net.c", np.int32),
+        "'net.c' is Int32 of shape (16383,) in '",
+        "but Float32 of shape (16383,) in",
+    ),
     "piece-too-long": (
         changed("moment1.net.a", longer),
-        "'moment1.net.a' has the shape (10240,)",
+        "'moment1.net.a' is BFloat16 of shape (10240,) in '",
     ),
     "pieces-too-long": (
         everywhere("moment1.net.a", longer),
-        "'moment1.net.a' has the shape (10240,), but on one of 2 ranks it would have (9216,)",
+        "is BFloat16 of shape (10240,), but must be float32 or bfloat16 or uint8, and of shape (9216,)",
+        " on each of 2 ranks",
     ),
     "piece-of-a-small-one": (
         everywhere("moment1.net.e", lambda a: np.zeros(1024, a.dtype)),
-        "'moment1.net.e' has the shape (1024,), but on one of 2 ranks it would have (3, 5)",
+        "is BFloat16 of shape (1024,), but must be float32 or bfloat16 or uint8, and of shape (3, 5) on each of 2",
     ),
-    "dtype-of-a-moment": (everywhere("moment1.net.a", np.float16), "has the dtype Float16, not float32 or bfloat16"),
-    "dtype-of-a-master": (everywhere("master.net.f", np.float16), "has the dtype Float16, not float32"),
+    "dtype-of-a-moment": (
+        everywhere("moment1.net.a", np.float16),
+        "is Float16 of shape (9216,), but must be float32 or bfloat16 or uint8, and of shape (9216,)",
+    ),
+    "dtype-of-a-master": (
+        everywhere("master.net.f", np.float16),
+        "is Float16 of shape (12288,), but must be float32, and of shape (12288,)",
+    ),
     "padding": (
         changed("moment2.net.a", last_element),
         "rank1.ckpt' is not a checkpoint of MindSpore, or is damaged: the",
     ),
-    "no-parameter": (removed("net.a", 2), "has the moments of 'net.a', but no parameter of that name"),
+    "no-parameter": (removed("net.a", 0, 1), "has the moments of 'net.a', but no parameter of that name"),
     "two-parameters": (two_parameters, "has the moments of 'net.a', but several parameters of that name"),
-    "no-step": (removed("global_step", 2), "has no 'shard' with a 'global_step'"),
-    "no-shard": (removed("shard", 2), "has no 'shard' with a 'global_step'", "by mindspore.unified_safetensors"),
+    "no-step": (removed("global_step", 0, 1), "has no 'shard' with a 'global_step'"),
+    "no-shard": (removed("shard", 0, 1), "has no 'shard' with a 'global_step'", "by mindspore.unified_safetensors"),
     "shard-of-floats": (everywhere("shard", np.float32), "'shard' must have 8 bytes of int32"),
     "shard-of-three": (everywhere("shard", lambda a: np.zeros(3, np.int32)), "'shard' must have 8 bytes of int32"),
-    "rank-too-high": (everywhere("shard", shifted(2, 0)), "it says that its rank is 2 of 2"),
-    "rank-negative": (everywhere("shard", shifted(-5, 0)), "it says that its rank is -5 of 2"),
-    "no-ranks": (everywhere("shard", lambda a: a * 0), "it says that its rank is 0 of 0"),
+    "rank-too-high": (everywhere("shard", shifted(2, 0)), "its 'shard' is {(2, 2)}, and must be"),
+    "rank-negative": (everywhere("shard", shifted(-5, 0)), "its 'shard' is {(-5, 2)}, and must be"),
+    "no-ranks": (everywhere("shard", lambda a: a * 0), "its 'shard' is {(0, 0)}, and must be"),
     "many-ranks": (everywhere("shard", shifted(0, 2**31 - 3)), "rank 2 of 2147483647 is missing"),
     "step-of-floats": (everywhere("global_step", np.float32), "'global_step' must have 4 bytes of int32"),
 }
@@ -237,7 +260,7 @@ def test_an_empty_state_is_no_piece(two, tmp_path, capsys):
     for path in two:
         with open(path, "ab") as file:
             file.write(entry([0], b"BFloat16", b"", b"moment1.net.e"))
-    message = "'moment1.net.e' has the shape (0,), but on one of 2 ranks it would have (3, 5)"
+    message = "'moment1.net.e' is BFloat16 of shape (0,), but must be float32 or bfloat16 or uint8, and of shape (3, 5)"
     assert_refused([*two, "-o", tmp_path / "whole.ckpt"], message, capsys)
 
 

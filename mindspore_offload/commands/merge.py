@@ -36,7 +36,7 @@ def run(arguments):
         with contextlib.ExitStack() as stack:
             merge = Merge(stack.enter_context(opened(path)) for path in arguments.files)
             with named_at_the_end(output, arguments.overwrite) as file:
-                merge.write(file, _Progress(merge.work))
+                _show_progress(merge.write(file), merge.work)
     except FileExistsError as error:
         raise _exists(output) from error
     except OSError as error:
@@ -51,12 +51,11 @@ def run(arguments):
 
 
 def _report(merge, output):
-    ranks = f"{len(merge.ranks)} ranks, after step {merge.ranks[0].step}"
-    print(f"{output!r}: {merge.length:,} bytes of tensors from {ranks}")
+    print(f"{output!r}: {merge.length:,} bytes of tensors from {merge.ranks} ranks, after step {merge.step}")
     if merge.differing:
         names = ", ".join(f"{name!r:.60}" for name in merge.differing[:NAMES_SHOWN])
-        more = f" and {len(merge.differing) - NAMES_SHOWN} others" if len(merge.differing) > NAMES_SHOWN else ""
-        print(f"Different on the ranks, and taken from rank 0: {names}{more}")
+        others = len(merge.differing[NAMES_SHOWN:])
+        print(f"Different on the ranks, and taken from rank 0: {names}" + (f" and {others} others" if others else ""))
 
 
 def _check_paths(files, output, may_overwrite):
@@ -87,15 +86,11 @@ def _allow_open_files(count):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class _Progress:
-    """Prints how many bytes are done, a line every few seconds."""
-
-    def __init__(self, total):
-        self._total, self._done = total, 0
-        self._next = time.monotonic() + SECONDS
-
-    def __call__(self, count):
-        self._done += count
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + SECONDS
-            say(f"... {self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB")
+def _show_progress(counts, total):
+    """Prints how many of the `total` bytes are done, in a line every few seconds."""
+    done, shown = 0, time.monotonic()
+    for count in counts:
+        done += count
+        if time.monotonic() >= shown + SECONDS:
+            shown = time.monotonic()
+            say(f"... {done / 1e9:.1f} of {total / 1e9:.1f} GB")
