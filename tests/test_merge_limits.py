@@ -4,6 +4,7 @@
 
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -106,8 +107,13 @@ def sparse_safetensors(file, tensors):
     file.seek(end - 8, os.SEEK_CUR)
 
 
+def set_up_program():
+    """Restores a signal that this process ignores, as under nohup. Allows few open files, until the program asks."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
 def start_program(*command):
-    """Starts Python. A signal that this process ignores, as under nohup, is not ignored there."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE_TREE)}
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -115,7 +121,7 @@ def start_program(*command):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=set_up_program,
     )
 
 

@@ -13,8 +13,8 @@ import pytest
 from checkpoint_bytes import entry, field
 from merging import FORMATS, assert_refused, assert_same, cut, load, merged, run, save, save_ranks
 
-from mindspore_offload.checkpoints.writing import named_at_the_end
 from mindspore_offload.commands import merge
+from mindspore_offload.commands.merge import named_at_the_end
 
 
 @pytest.fixture(scope="module")

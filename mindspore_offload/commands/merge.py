@@ -5,11 +5,11 @@
 import contextlib
 import os
 import resource
+import secrets
 import time
 
 from mindspore_offload.checkpoints.merge import Merge
 from mindspore_offload.checkpoints.reading import format_of, opened
-from mindspore_offload.checkpoints.writing import named_at_the_end
 from mindspore_offload.commands.output import say
 from mindspore_offload.errors import CommandError
 
@@ -31,14 +31,12 @@ def run(arguments):
     """Writes the whole checkpoint and prints its size. Returns 0."""
     output = arguments.output
     _check_paths(arguments.files, output, arguments.overwrite)
-    _allow_open_files(len(arguments.files))
+    _allow_open_files()
     try:
         with contextlib.ExitStack() as stack:
-            merge = Merge(stack.enter_context(opened(path)) for path in arguments.files)
+            merge = Merge(map(stack.enter_context, map(opened, arguments.files)))
             with named_at_the_end(output, arguments.overwrite) as file:
                 _show_progress(merge.write(file), merge.work)
-    except FileExistsError as error:
-        raise _exists(output) from error
     except OSError as error:
         raise CommandError(f"-o {output!r} can't be written: {error.strerror}") from error
     except KeyboardInterrupt:
@@ -70,20 +68,41 @@ def _check_paths(files, output, may_overwrite):
             raise CommandError(f"{path!r} and -o {output!r} must be of the same format, .ckpt or .safetensors")
         if exists and os.path.exists(path) and os.path.samefile(path, output):
             raise CommandError(f"-o {output!r} is one of the files to merge; give another path")
-    if exists and not may_overwrite:
-        raise _exists(output)
+    if not may_overwrite:
+        _check_absent(output)
 
 
-def _exists(output):
-    return CommandError(f"-o {output!r} exists; give another path, or --overwrite")
+def _check_absent(output):
+    if os.path.lexists(output):
+        raise CommandError(f"-o {output!r} exists; give another path, or --overwrite")
 
 
-def _allow_open_files(count):
-    """Raises this process's limit of open files as far as it may, if `count` files and some others need that."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 100 if hard == resource.RLIM_INFINITY else min(count + 100, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def _allow_open_files():
+    """Raises this process's limit of open files as far as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@contextlib.contextmanager
+def named_at_the_end(output, may_overwrite):
+    """Gives a new file beside `output` to write to. It gets that name when it is complete, or is removed."""
+    # Not by the process id: in a container, that of a killed program comes again.
+    temporary = f"{output}.{secrets.token_hex(4)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if not may_overwrite:
+            try:
+                os.link(temporary, output)  # of all ways to give a name, the one that replaces nothing
+            except OSError:
+                _check_absent(output)  # or the file system has no hard links
+        os.replace(temporary, output)  # does nothing if both are names of one file
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
 
 
 def _show_progress(counts, total):
