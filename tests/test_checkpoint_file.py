@@ -165,7 +165,7 @@ BAD = {
         "8 bytes together, but must fill the 999,983,222,776 bytes",
     ),
     "lists.safetensors": (header('{"w": [' + "{}," * (2**24 // 3 - 10) + "{}]}"), "is not one of a tensor"),
-    "name.ckpt": (long_field(1, TB - 7) + long_field(1, TB - 14), "a text in it would have"),
+    "name.ckpt": (long_field(1, TB - 7) + long_field(1, TB - 14), "a part of it would have"),
     "zeros.ckpt": (b"", "does not consist of the entries"),
 }
 WHOLE = {"whole.safetensors": LARGE, "whole.ckpt": large_entry()}

@@ -103,23 +103,19 @@ class CheckpointFile:
                 f"bytes; a shape has at most {DIMS_LIMIT} dimensions, which are whole numbers from 0 on, and fits them"
             )
 
-    def read(self, place):
-        """Returns the bytes of a range."""
-        try:
-            self._file.seek(place.start)
-            content = self._file.read(len(place))
-        except OSError as error:
-            raise CommandError(f"{self.label} can't be read: {error.strerror}; give the path of a file") from error
-        if len(content) < len(place):
-            raise self.damaged("it ends too early")
-        return content
-
-    def text(self, place, limit):
-        """Returns a text of at most `limit` bytes."""
+    def read(self, place, limit=BLOCK_BYTES):
+        """Returns the bytes of a range, of which there may be `limit`."""
         size = place.stop - place.start
         if size > limit:
-            raise self.damaged(f"a text in it would have {size:,} bytes, and at most {limit:,} are read")
-        return self.read(place).decode("utf-8")
+            raise self.damaged(f"a part of it would have {size:,} bytes, and at most {limit:,} are read")
+        try:
+            self._file.seek(place.start)
+            content = self._file.read(size)
+        except OSError as error:
+            raise CommandError(f"{self.label} can't be read: {error.strerror}; give the path of a file") from error
+        if len(content) < size:
+            raise self.damaged("it ends too early")
+        return content
 
     def blocks(self, name):
         """Yields the bytes of a tensor in blocks."""

@@ -53,12 +53,12 @@ class CkptFile(CheckpointFile):
     def _entry(self, place):
         """Returns the tensor in a Value. Of several values of a field, the last one counts."""
         value = dict(self._fields(place))
-        name = self.text(value[NAME], TEXT_LIMIT)
+        name = self.read(value[NAME], TEXT_LIMIT).decode("utf-8")
         if value.keys() == {NAME, MAP_TENSOR}:  # no optimizer here updates a map of parameters
             return Entry(name, (), MAP, MAP, [])
         fields = list(self._fields(value[TENSOR]))
         dims, tensor = [dim for key, dim in fields if key == DIM], dict(fields)
-        code = self.text(tensor[DTYPE], TEXT_LIMIT)
+        code = self.read(tensor[DTYPE], TEXT_LIMIT).decode("utf-8")
         if dims == [0] and tensor[CONTENT]:  # as MindSpore saves a shape of ()
             dims = []
         return Entry(name, tuple(dims), code.lower(), code, [tensor[CONTENT]])

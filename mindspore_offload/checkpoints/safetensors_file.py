@@ -40,7 +40,7 @@ class SafetensorsFile(CheckpointFile):
         size = int.from_bytes(self.read(range(8)), "little")
         with contextlib.suppress(ValueError, RecursionError):
             header = json.loads(
-                self.text(range(8, 8 + size), HEADER_LIMIT),
+                self.read(range(8, 8 + size), HEADER_LIMIT).decode("utf-8"),
                 object_pairs_hook=self._unique,
                 parse_int=lambda digits: int(digits[:DIGITS_READ]),
             )
