@@ -35,8 +35,8 @@ SAFETENSORS = {
     "seven-bytes": (bytes(7), "it ends too early"),
     "no-tensors": (header("{}"), "has no weights"),
     "header-cut": (header(tensor(), 8)[:30], "it ends too early"),
-    "values-cut": (header(tensor(), 7), "8 bytes together, but must fill the 7 bytes behind"),
-    "values-too-many": (header(tensor(), 9), "8 bytes together, but must fill the 9 bytes behind"),
+    "values-cut": (header(tensor(), 7), "8 bytes together, and must fill the 7 bytes behind"),
+    "values-too-many": (header(tensor(), 9), "8 bytes together, and must fill the 9 bytes behind"),
     "header-of-2**64": (b"\xff" * 8 + b"{}", "18,446,744,073,709,551,615 bytes, and at most 16,777,216 are read"),
     "no-json": (header("nothing"), "not a valid object of JSON"),
     "no-text": (header(b'{"\xff": {}}'), "not a valid object of JSON"),
@@ -59,9 +59,9 @@ SAFETENSORS = {
     "many-dims": (header(tensor("[" + "1," * 10**6 + "2]"), 8), "at most 64 dimensions"),
     "offsets-in-reverse": (header(tensor(offsets="[8, 0]"), 8), "is not one of a tensor"),
     "offsets-of-text": (header(tensor(offsets='["0", "8"]'), 8), "is not one of a tensor"),
-    "negative-offset": (header(tensor("[4]", offsets="[-8, 8]"), 8), "16 bytes together, but must fill the 8 bytes"),
-    "overlap": (header(two_tensors("[4, 12]"), 16), "16 bytes together, but must fill the 16 bytes"),
-    "apart": (header(two_tensors("[9, 17]"), 16), "16 bytes together, but must fill the 16 bytes"),
+    "negative-offset": (header(tensor("[4]", offsets="[-8, 8]"), 8), "16 bytes together, and must fill the 8 bytes"),
+    "overlap": (header(two_tensors("[4, 12]"), 16), "16 bytes together, and must fill the 16 bytes"),
+    "apart": (header(two_tensors("[9, 17]"), 16), "16 bytes together, and must fill the 16 bytes"),
     "dtype-of-a-list": (header(tensor(dtype="[]"), 8), "is not one of a tensor"),
 }
 CKPT = {
@@ -162,7 +162,7 @@ BAD = {
     "header.safetensors": (struct.pack("<Q", TB - 8), "999,999,999,992 bytes, and at most 16,777,216 are read"),
     "spaces.safetensors": (
         header(SMALL + " " * (2**24 - len(SMALL))),
-        "8 bytes together, but must fill the 999,983,222,776 bytes",
+        "8 bytes together, and must fill the 999,983,222,776 bytes",
     ),
     "lists.safetensors": (header('{"w": [' + "{}," * (2**24 // 3 - 10) + "{}]}"), "is not one of a tensor"),
     "name.ckpt": (long_field(1, TB - 7) + long_field(1, TB - 14), "a part of it would have"),

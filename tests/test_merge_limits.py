@@ -114,6 +114,7 @@ def set_up_program():
 
 
 def start_program(*command):
+    """Starts Python in a process that `set_up_program` prepares."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE_TREE)}
     return subprocess.Popen(
         [sys.executable, *map(str, command)],

@@ -177,6 +177,7 @@ DIFFERENT = {
         changed("net.a", plus(1)),
         "'net.a' in '",
         "rank1.ckpt' differs from that in '",
+        "must be the same on all",
     ),
     "weight-16-bit": (changed("net.f", plus(1)), "'net.f' in '", "differs from that in"),
     "small-moment": (changed("moment2.net.c", plus(1)), "'moment2.net.c' in '", "differs from that in"),

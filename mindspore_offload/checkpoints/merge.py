@@ -75,7 +75,9 @@ class Merge:
             different = next((source for source, blocks in compared if next(blocks, b"") != block), None)
             if different:
                 if name in self._shapes:
-                    raise _mixed(f"{name!r:.60} in {different} differs from that in {first}")
+                    raise _mixed(
+                        f"{name!r:.60} in {different} differs from that in {first}, but must be the same on all ranks"
+                    )
                 self.differing.append(name)
                 compared = []
             yield block
@@ -117,7 +119,7 @@ def _identity(source):
     shards = {source.integers(f"{prefix}{STATE}", 2) for prefix in optimizers}
     (rank, ranks), *others = shards
     if others or not 0 <= rank < ranks:
-        raise source.damaged(f"its {STATE!r} is {shards}, and must be one rank and the number of ranks")
+        raise source.damaged(f"its {STATE!r} is {shards}, and must be one rank and the larger number of ranks")
     (step,) = source.integers(f"{optimizers[0]}global_step", 1)
     common = {RANKS: ranks, STEP: step}
     for name, entry in source.entries.items():

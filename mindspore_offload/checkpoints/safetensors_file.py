@@ -30,8 +30,8 @@ class SafetensorsFile(CheckpointFile):
         ends = sorted(entry.places[0].stop for entry in entries.values())
         if [*begins, self.length] != [start, *ends]:
             raise self.damaged(
-                f"its tensors have {sum(ends) - sum(begins):,} bytes together, but must fill the "
-                f"{self.length - start:,} bytes behind its header, one after the other"
+                f"its tensors have {sum(ends) - sum(begins):,} bytes together, and must fill the "
+                f"{self.length - start:,} bytes behind its header without overlaps and gaps"
             )
         return entries, self._metadata.pop(CHECKSUM_NAME, None), self._names_and_values(entries)
 

@@ -73,6 +73,7 @@ def _check_paths(files, output, may_overwrite):
 
 
 def _check_absent(output):
+    """Refuses an output that exists."""
     if os.path.lexists(output):
         raise CommandError(f"-o {output!r} exists; give another path, or --overwrite")
 
