@@ -48,34 +48,28 @@ class GuardedAttributes(nn.Optimizer):
 
     def insert_param_to_cell(self, param_name, param, check_name_contain_dot=True):
         is_attribute = check_name_contain_dot  # MindSpore does not check the names of a tuple's elements
-        if is_attribute:
-            super().insert_param_to_cell(param_name, param)
-        else:
-            self.__dict__.setdefault("_waiting", []).append((len(own_parameters(self)), param))
+        if is_attribute or self._is_finished:
+            super().insert_param_to_cell(param_name, param, check_name_contain_dot)
+        else:  # it waits in its place, under a key that is no name
+            own_parameters(self)[id(param)] = param
 
     def finish_attributes(self):
-        """Inserts the waiting parameters in the places where MindSpore would have inserted them.
+        """Gives the waiting parameters their names.
 
         Raises:
             ValueError: If one has the name of an attribute or of a state.
         """
         of_net = {id(parameter) for parameter in self.parameters}
-        inserted = own_parameters(self)
-        attributes, ordered, done = list(inserted.items()), {}, 0
-        for position, parameter in self.__dict__.pop("_waiting"):
-            ordered.update(attributes[done:position])
-            done = position
-            if ordered.get(parameter.name) is parameter:
-                continue
-            if parameter.name in ordered or (id(parameter) in of_net and hasattr(self, parameter.name)):
-                raise ValueError(
-                    f"For '{self.cls_name}', the parameter '{parameter.name}' must not have the name of an attribute "
-                    f"or a state of the optimizer; rename it, for example to 'net.{parameter.name}'."
-                )
-            ordered[parameter.name] = parameter
-        ordered.update(attributes[done:])
+        inserted, named = own_parameters(self), {}
+        for key, parameter in inserted.items():
+            name = key if isinstance(key, str) else parameter.name
+            is_hidden = key in of_net and hasattr(self, name)
+            if is_hidden or named.setdefault(name, parameter) is not parameter:
+                cure = f"rename it, for example to 'net.{name}'"
+                must = "not have the name of an attribute or a state of the optimizer"
+                raise ValueError(f"For '{self.cls_name}', the parameter '{name}' must {must}; {cure}.")
         inserted.clear()
-        inserted.update(ordered)
+        inserted.update(named)
         self._is_finished = True
 
     def __setattr__(self, name, value):

@@ -84,3 +84,14 @@ def test_a_state_dict_has_each_parameter_once_by_its_name(settings):
     parameters = [*parameters_named(["float32", "small"]), Parameter(Tensor(np.ones(9), ms.float16), name="half")]
     optimizer = AdamOffload(parameters, min_offload_size=2, **settings)
     assert optimizer.state_dict().keys() == optimizer.parameters_dict().keys()
+
+
+def test_a_subclass_may_have_parameters_in_a_tuple():
+    class Averaging(AdamOffload):
+        def __init__(self, parameters):
+            super().__init__(parameters)
+            self.averages = self.parameters.clone(prefix="average")
+
+    parameters = parameters_named(["weight"])
+    names = [each.name for each in Averaging(parameters).get_parameters()]
+    assert names == [*(each.name for each in AdamOffload(parameters).get_parameters()), "average.weight"]
