@@ -112,22 +112,4 @@ class AdamWOffload(AdamOffload):
         moment_dtype: mstype.Type = mstype.float32,
         shard_states: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            learning_rate,
-            beta1,
-            beta2,
-            eps,
-            use_locking,
-            use_nesterov,
-            weight_decay,
-            loss_scale,
-            host_kernel=host_kernel,
-            writeback=writeback,
-            max_grad_norm=max_grad_norm,
-            skip_nonfinite=skip_nonfinite,
-            min_offload_size=min_offload_size,
-            offload_ratio=offload_ratio,
-            moment_dtype=moment_dtype,
-            shard_states=shard_states,
-        )
+        AdamOffload.__init__(**locals())
