@@ -289,9 +289,9 @@ class AdamOffload(GuardedAttributes):
             numbers = {"beta1": beta1, "beta2": beta2, "eps": eps, "loss_scale": loss_scale}
             flags = {"use_locking": use_locking, "use_nesterov": use_nesterov, "skip_nonfinite": skip_nonfinite}
             bounds = {"min_offload_size": min_offload_size, "offload_ratio": offload_ratio}
-            others = {"params": rows.of_parameter, "max_grad_norm": max_grad_norm, "moment_dtype": str(moment_dtype)}
+            others = {"params": rows.of_parameter, "max_grad_norm": max_grad_norm, "moment_dtype": moment_dtype}
             arguments = {**others, **rates_and_decay, **numbers, **flags, **bounds}
-            ranks.check_same(name, world.size, self.parameters, arguments)
+            ranks.check_same(name, self.parameters, arguments)
         unscales, rounds = is_dynamic or self.need_scale, moment_format(moment_dtype).is_stochastic
         clips, kinds = max_grad_norm is not None, (use_locking, use_nesterov, self._decoupled)
         features = Features(*kinds, unscales, is_dynamic, clips, skip_nonfinite, rounds)

@@ -135,7 +135,10 @@ def test_optimizers_that_differ_are_refused_on_each_rank(checked):
             expected = f"ValueError: For 'AdamOffload', the optimizers of all ranks must have the same {what} if"
             assert messages[name].startswith(expected)
         assert "the optimizers of all ranks must have the same class" in messages["class"]
-        assert "'weight0' of rank 1 is not that of rank 0; call mindspore.set_seed" in messages["values"]
+        expected = (
+            "have the same values of 'weight0' if .* got others on rank 1 than on rank 0; call mindspore.set_seed"
+        )
+        assert re.search(expected, messages["values"])
 
 
 def test_arguments_that_differ_are_refused_on_each_rank(checked):
@@ -218,7 +221,7 @@ def test_the_example_of_the_guide(tmp_path):
 def test_without_communication(optimizer):
     parameters = [Parameter(Tensor(np.ones(3, np.float32)), name="w")]
     with pytest.raises(
-        RuntimeError, match=rf"For '{optimizer.__name__}', the argument 'shard_states' can be True only"
+        RuntimeError, match=rf"For '{optimizer.__name__}', the argument 'shard_states' must be False if .* not init"
     ):
         optimizer(parameters, shard_states=True)
 
@@ -243,5 +246,5 @@ def test_one_rank_has_whole_states(monkeypatch):
 @pytest.mark.parametrize("feature", ranks.RESTORING)
 def test_ranks_that_mindspore_restores_from_others_are_refused(monkeypatch, feature):
     monkeypatch.setenv("MS_ENABLE_TFT", f"{{TSP:1,{feature}}}")
-    with pytest.raises(RuntimeError, match=f"MS_ENABLE_TFT is '{{TSP:1,{feature}}}'"):
+    with pytest.raises(RuntimeError, match=f"True while MS_ENABLE_TFT is '{{TSP:1,{feature}}}'"):
         AdamOffload([Parameter(Tensor(np.ones(3, np.float32)), name="w")], shard_states=True)
