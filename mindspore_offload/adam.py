@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable
 from functools import partial
 from types import ModuleType
-from typing import Any, Callable, Literal, NoReturn, Optional, Union
+from typing import Any, Literal, NoReturn, Optional, Union
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, context, nn
@@ -16,8 +16,7 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from mindspore_offload import checks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.checkpoints.foreign import ForeignCheckpoint
-from mindspore_offload.distributed import ranks
-from mindspore_offload.distributed.parallel_mode import check_arguments
+from mindspore_offload.distributed import parallel_mode, ranks
 from mindspore_offload.distributed.same_step import SameStep
 from mindspore_offload.formats import moment_format
 from mindspore_offload.mindspore_private import has_hooks
@@ -224,20 +223,6 @@ class AdamOffload(GuardedAttributes):
         >>> model = ms.Model(net, nn.MSELoss(), optimizer)
     """
 
-    beta1: Tensor
-    beta2: Tensor
-    eps: Tensor
-    global_step: Parameter
-    beta1_power: Parameter
-    beta2_power: Parameter
-    moment1: ParameterTuple
-    moment2: ParameterTuple
-    master: ParameterTuple
-    global_norm: Optional[Parameter]
-    skipped_steps: Optional[Parameter]
-    offload_ratio: float
-    writeback: str
-
     _decoupled = False  # the weight decay goes through the moments
 
     @checks.explains_keywords
@@ -262,19 +247,17 @@ class AdamOffload(GuardedAttributes):
         moment_dtype: mstype.Type = mstype.float32,
         shard_states: bool = False,
     ) -> None:
-        params, learning_rate = map(checks.with_lists, (params, learning_rate))
-        weight_decay, loss_scale = map(checks.plain_number, (weight_decay, loss_scale))
-        is_dynamic = isinstance(loss_scale, Parameter)
-        checks.check_numbers(type(self).__name__, params, learning_rate, weight_decay, loss_scale)
+        params, learning_rate, weight_decay, loss_scale = map(
+            checks.plain, (params, learning_rate, weight_decay, loss_scale)
+        )
+        given = dict(locals())
+        del given["self"], given["__class__"]
+        name, is_dynamic = type(self).__name__, isinstance(loss_scale, Parameter)
+        checks.check_arguments(name, given)
         super().__init__(learning_rate, params, weight_decay, 1.0 if is_dynamic else loss_scale)
-        name = self.cls_name
         checks.check_parameters(name, self.parameters)
-        checks.check_betas_and_eps(name, beta1=beta1, beta2=beta2, eps=eps)
-        checks.check_bools(name, use_locking=use_locking, use_nesterov=use_nesterov, skip_nonfinite=skip_nonfinite)
-        checks.check_keywords(name, max_grad_norm, min_offload_size, offload_ratio, moment_dtype, shard_states)
-        check_mode = partial(check_arguments, name, max_grad_norm, skip_nonfinite, shard_states, moment_dtype)
-        check_mode()
-        self.writeback = writebacks.choose(writeback, name)
+        parallel_mode.check_arguments(name, given)
+        self.writeback: str = writebacks.choose(writeback, name)
         operation = update.choose(host_kernel, name, moment_dtype, shard_states)
         checks.check_device(name, self.parameters, is_stock=operation is stock)
         world = ranks.of_this_process(name) if shard_states else ranks.ALONE
@@ -283,24 +266,17 @@ class AdamOffload(GuardedAttributes):
         check_frozen(name, self.parameters, rows.has_decay)
         sizes = [parameter.size for parameter in self.parameters]
         is_on_device = placement.kept_on_device(sizes, min_offload_size, offload_ratio)
-        self.offload_ratio = placement.offloaded_share(sizes, is_on_device)
+        self.offload_ratio: float = placement.offloaded_share(sizes, is_on_device)
         if world.size > 1:
-            rates_and_decay = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
-            numbers = {"beta1": beta1, "beta2": beta2, "eps": eps, "loss_scale": loss_scale}
-            flags = {"use_locking": use_locking, "use_nesterov": use_nesterov, "skip_nonfinite": skip_nonfinite}
-            bounds = {"min_offload_size": min_offload_size, "offload_ratio": offload_ratio}
-            others = {"params": rows.of_parameter, "max_grad_norm": max_grad_norm, "moment_dtype": moment_dtype}
-            arguments = {**others, **rates_and_decay, **numbers, **flags, **bounds}
+            rates, decay = self.learning_rate, self.weight_decay  # those of all groups
+            arguments = {**given, "params": rows.of_parameter, "learning_rate": rates, "weight_decay": decay}
             ranks.check_same(name, self.parameters, arguments)
-        unscales, rounds = is_dynamic or self.need_scale, moment_format(moment_dtype).is_stochastic
-        clips, kinds = max_grad_norm is not None, (use_locking, use_nesterov, self._decoupled)
-        features = Features(*kinds, unscales, is_dynamic, clips, skip_nonfinite, rounds)
-        slots = self._add_states(rows, is_on_device, moment_dtype, world, features)
+        slots = self._add_states(rows, is_on_device, world, given)
         self._dynamic_loss_scale = loss_scale if is_dynamic else None  # a Parameter is saved with the states
-        self._add_step(slots, operation, rows, features, (beta1, beta2, eps), max_grad_norm, world, check_mode)
+        self._add_step(slots, rows, operation, given)
 
     def _add_states(
-        self, rows: Rows, is_on_device: list[bool], moment_dtype: mstype.Type, world: ranks.World, features: Features
+        self, rows: Rows, is_on_device: list[bool], world: ranks.World, given: dict[str, Any]
     ) -> list[states.ParameterStates]:
         """Makes the states attributes. Returns the `ParameterStates` of the parameters."""
         # Registered before the other states, and so loaded before them. In a tuple, it has its own name in a cell that
@@ -308,42 +284,40 @@ class AdamOffload(GuardedAttributes):
         self._shard_state = ParameterTuple([states.shard_state(world)] if world.size > 1 else [])
         keys = states.keys_of([parameter.name for parameter in self.parameters])
         slots = [
-            states.allocate(parameter, moment_dtype, world, *each)
+            states.allocate(parameter, given["moment_dtype"], world, *each)
             for parameter, *each in zip(self.parameters, keys, rows.of_parameter, rows.has_decay, is_on_device)
         ]
         # The net may live longer, and its parameters list the states.
         states_of_parameters = [state for each in slots for state in each.states]
         weakref.finalize(self, states.forget_clones, self.parameters, states_of_parameters).atexit = False
-        self.params = self.parameters
-        self.global_step = states.counter("global_step", 0, np.int32)
-        self.beta1_power, self.beta2_power = (states.counter(f"beta{i}_power", 1, np.float32) for i in (1, 2))
-        self.moment1 = ParameterTuple(each.moment1 for each in slots)
-        self.moment2 = ParameterTuple(each.moment2 for each in slots)
-        self.master = ParameterTuple(each.master for each in slots if each.master is not None)
-        needs_norm = features.clip or features.skip
-        self.global_norm = states.counter("global_norm", 0, np.float32) if needs_norm else None
-        self.skipped_steps = states.counter("skipped_steps", 0, np.int32) if features.skip else None
+        self.params: ParameterTuple = self.parameters
+        self.global_step: Parameter = states.counter("global_step", 0, np.int32)
+        self.beta1_power: Parameter = states.counter("beta1_power", 1, np.float32)
+        self.beta2_power: Parameter = states.counter("beta2_power", 1, np.float32)
+        self.moment1: ParameterTuple = ParameterTuple(each.moment1 for each in slots)
+        self.moment2: ParameterTuple = ParameterTuple(each.moment2 for each in slots)
+        self.master: ParameterTuple = ParameterTuple(each.master for each in slots if each.master is not None)
+        skips, clips = given["skip_nonfinite"], given["max_grad_norm"] is not None
+        self.global_norm: Optional[Parameter] = states.counter("global_norm", 0, np.float32) if clips or skips else None
+        self.skipped_steps: Optional[Parameter] = states.counter("skipped_steps", 0, np.int32) if skips else None
         return slots
 
     def _add_step(
-        self,
-        slots: list[states.ParameterStates],
-        operation: ModuleType,
-        rows: Rows,
-        features: Features,
-        constants: tuple[float, float, float],
-        max_grad_norm: Optional[float],
-        world: ranks.World,
-        check_mode: Callable[[], None],
+        self, slots: list[states.ParameterStates], rows: Rows, operation: ModuleType, given: dict[str, Any]
     ) -> None:
         """Adds the Cell that is a step, and completes the attributes."""
-        self.beta1, self.beta2, self.eps = (Tensor(value, mstype.float32) for value in constants)
-        scale, loss_scale = 1.0 / self.loss_scale, self._dynamic_loss_scale
-        norm = None
-        if features.clip or features.skip:
-            fixed_scale = scale if loss_scale is None else None
-            norm = GlobalNorm(operation.norm(slots), max_grad_norm, fixed_scale, self.global_norm)
+        self.beta1: Tensor = Tensor(given["beta1"], mstype.float32)
+        self.beta2: Tensor = Tensor(given["beta2"], mstype.float32)
+        self.eps: Tensor = Tensor(given["eps"], mstype.float32)
+        scale, loss_scale, max_grad_norm = 1.0 / self.loss_scale, self._dynamic_loss_scale, given["max_grad_norm"]
+        is_dynamic, norm = loss_scale is not None, None
+        if self.global_norm is not None:
+            norm = GlobalNorm(operation.norm(slots), max_grad_norm, None if is_dynamic else scale, self.global_norm)
+        unscales, rounds = is_dynamic or self.need_scale, moment_format(given["moment_dtype"]).is_stochastic
+        clips, kinds = max_grad_norm is not None, (given["use_locking"], given["use_nesterov"], self._decoupled)
+        features = Features(*kinds, unscales, is_dynamic, clips, given["skip_nonfinite"], rounds)
         check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
+        check_mode = partial(parallel_mode.check_arguments, self.cls_name, given)
         self._check_gradients = CheckGradients(self.cls_name, self.parameters, check_states, check_mode)
         copies = operation is stock or self.writeback == "assign" or any(slot.is_on_device for slot in slots)
         step = Step(
@@ -352,15 +326,15 @@ class AdamOffload(GuardedAttributes):
             inputs=Inputs(slots, self.writeback == "assign", copies, loss_scale, self.global_step),
             norm=norm,
             rows=rows,
-            coefficients=Coefficients(rows.count, *constants, scale, features),
-            same_step=SameStep(self.parameters, rows.count) if world.size > 1 else None,
+            coefficients=Coefficients(rows.count, given["beta1"], given["beta2"], given["eps"], scale, features),
+            same_step=SameStep(self.parameters, rows.count) if self._shard_state else None,
             counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
             new_updates=partial(update.cells, slots, operation, features, self.writeback),
         )
         # Not by setattr, which would make it a child: it is not the user's to cast, recompute or list.
         object.__setattr__(self, "_step", step)
         self.finish_attributes()
-        if world.size > 1:
+        if self._shard_state:
             states.exclude_from_broadcast(self)
 
     def is_compiled(self) -> bool:

@@ -18,10 +18,18 @@ def parameters():
 
 WRONG = {
     "beta1-int": ({"beta1": 1}, TypeError, "'beta1' must be a float"),
-    "beta1-zero": ({"beta1": 0.0}, ValueError, r"'beta1' must be in the range \(0.0, 1.0\), but got 0.0"),
-    "beta2-one": ({"beta2": 1.0}, ValueError, r"'beta2' must be in the range \(0.0, 1.0\), but got 1.0"),
+    "beta1-zero": (
+        {"beta1": 0.0},
+        ValueError,
+        "'beta1' must be a float, greater than 0 and less than 1 in float32, but got 0.0",
+    ),
+    "beta2-one": (
+        {"beta2": 1.0},
+        ValueError,
+        "'beta2' must be a float, greater than 0 and less than 1 in float32, but got 1.0",
+    ),
     "beta2-single": ({"beta2": np.float32(0.9)}, TypeError, "'beta2' must be a float"),
-    "eps-zero": ({"eps": 0.0}, ValueError, "'eps' must be in the range"),
+    "eps-zero": ({"eps": 0.0}, ValueError, "'eps' must be a float, greater than 0 and finite in float32, but got 0.0"),
     "eps-int": ({"eps": 1}, TypeError, "'eps' must be a float"),
     "use_locking": ({"use_locking": 1}, TypeError, "'use_locking' must be a bool"),
     "use_nesterov": ({"use_nesterov": None}, TypeError, "'use_nesterov' must be a bool"),

@@ -129,7 +129,7 @@ class TestChoice:
 
     def test_o2_is_refused_on_ascend(self, weight, pretend):
         pretend(device_target="Ascend", jit_level="O2")
-        with pytest.raises(RuntimeError, match=r"the jit_level must be 'O0' or 'O1', but it is 'O2'.*jit_config="):
+        with pytest.raises(RuntimeError, match=r"the jit_level must be 'O0' or 'O1', but got 'O2'.*jit_config="):
             AdamOffload(weight)
 
     def test_bfloat16_is_refused_on_gpu(self, pretend):
@@ -141,5 +141,7 @@ class TestChoice:
     @pytest.mark.parametrize("target", ["GPU", "Ascend"])
     def test_stock_is_refused_on_accelerators(self, weight, target, pretend):
         pretend(device_target=target)
-        with pytest.raises(RuntimeError, match=rf"needs the device target 'CPU', but it is '{target}'"):
+        with pytest.raises(
+            RuntimeError, match=rf"the device target must be 'CPU' for the stock host operation, but got '{target}'"
+        ):
             AdamOffload(weight, host_kernel="stock")

@@ -23,17 +23,16 @@ _NEED_WHOLE = {
 }
 
 
-def check_arguments(cls_name, max_grad_norm, skip_nonfinite, shard_states, moment_dtype):
-    """Refuses arguments that would be wrong where each rank has only slices."""
+def check_arguments(cls_name, given):
+    """Refuses arguments, by name, that would be wrong where each rank has only slices."""
     mode = context.get_auto_parallel_context("parallel_mode")
     if mode not in CUTTING and not has_stages():
         return
-    moments = moment_dtype if moment_format(moment_dtype).has_codes else mstype.float32
-    values = dict(zip(_NEED_WHOLE, (max_grad_norm, skip_nonfinite, shard_states, moments)))
     for name, (off, cure) in _NEED_WHOLE.items():
-        if values[name] != off:
+        value = given[name]
+        if value != off and (name != "moment_dtype" or moment_format(value).has_codes):
             where = f"the parallel mode '{mode}', where each rank has only its slices of gradients and states"
-            refuse(RuntimeError, cls_name, f"argument '{name}'", f"be {off} in {where}", values[name], cure)
+            refuse(RuntimeError, cls_name, f"argument '{name}'", f"be {off} in {where}", value, cure)
 
 
 def has_stages():
