@@ -20,7 +20,7 @@ from mindspore_offload.distributed import parallel_mode, ranks
 from mindspore_offload.distributed.same_step import SameStep
 from mindspore_offload.formats import moment_format
 from mindspore_offload.mindspore_private import has_hooks
-from mindspore_offload.net_parameters import check_frozen
+from mindspore_offload.net_parameters import check_frozen, check_replaced
 from mindspore_offload.planning import placement
 from mindspore_offload.step.check_gradients import CheckGradients
 from mindspore_offload.step.coefficients import Coefficients, Features
@@ -318,11 +318,11 @@ class AdamOffload(GuardedAttributes):
         features = Features(*kinds, unscales, is_dynamic, clips, given["skip_nonfinite"], rounds)
         check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
         check_mode = partial(parallel_mode.check_arguments, self.cls_name, given)
-        self._check_gradients = CheckGradients(self.cls_name, self.parameters, check_states, check_mode)
+        check_net = partial(check_replaced, self.cls_name, self.parameters)
         copies = operation is stock or self.writeback == "assign" or any(slot.is_on_device for slot in slots)
         step = Step(
             self,
-            check_gradients=self._check_gradients,
+            check_gradients=CheckGradients(self.cls_name, self.parameters, check_mode, check_states, check_net),
             inputs=Inputs(slots, self.writeback == "assign", copies, loss_scale, self.global_step),
             norm=norm,
             rows=rows,
@@ -336,9 +336,6 @@ class AdamOffload(GuardedAttributes):
         self.finish_attributes()
         if self._shard_state:
             states.exclude_from_broadcast(self)
-
-    def is_compiled(self) -> bool:
-        return self._check_gradients.has_run
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise TypeError(

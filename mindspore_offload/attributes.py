@@ -42,10 +42,6 @@ class GuardedAttributes(nn.Optimizer):
                 must = "be that of nn.Optimizer, because no step calls it"
                 refuse(TypeError, cls.__name__, f"method '{name}'", must, "another one", cure)
 
-    def is_compiled(self):
-        """Returns True after a step has been compiled."""
-        raise NotImplementedError
-
     def insert_param_to_cell(self, param_name, param, check_name_contain_dot=True):
         is_attribute = check_name_contain_dot  # MindSpore does not check the names of a tuple's elements
         if is_attribute or self._is_finished:
@@ -75,7 +71,9 @@ class GuardedAttributes(nn.Optimizer):
     def __setattr__(self, name, value):
         if self._is_finished and name == "learning_rate":
             self._set_learning_rate(value)
-        elif self._is_finished and (name in CONSTANTS or (name == "weight_decay" and self.is_compiled())):
+        elif self._is_finished and (
+            name in CONSTANTS or (name == "weight_decay" and self._step.check_gradients.has_run)
+        ):
             raise AttributeError(
                 f"For '{self.cls_name}', the attribute '{name}' can't change, because the compiled step holds it; make "
                 f"a new optimizer and a new training cell, and load the states."
@@ -92,7 +90,7 @@ class GuardedAttributes(nn.Optimizer):
                 f"For '{self.cls_name}', the attribute 'learning_rate' can't change, because it is a schedule or that "
                 f"of groups; assign to the elements of learning_rate by set_data, or make a new optimizer."
             )
-        number = np.asarray(value.asnumpy() if isinstance(value, Tensor) else value, np.float32)
+        number = np.asarray(value, np.float32)
         if number.size != 1 or not number >= 0:
             refuse(ValueError, self.cls_name, "attribute 'learning_rate'", "be one number, at least 0", value)
         self.learning_rate.set_data(Tensor(number.reshape(self.learning_rate.shape), mstype.float32))

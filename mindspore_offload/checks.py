@@ -146,7 +146,7 @@ def _check_numbers(cls_name, settings):
         value, what = settings.get(name), f"argument '{name}'"
         if isinstance(value, Parameter):
             continue
-        for number in np.ravel(value.asnumpy() if isinstance(value, Tensor) else value).tolist():
+        for number in np.ravel(value).tolist():
             if isinstance(number, (str, bytes, complex)):
                 cure = "" if isinstance(number, complex) else "convert text with float()"
                 refuse(TypeError, cls_name, what, "consist of real numbers", typed(number), cure)

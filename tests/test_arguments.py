@@ -210,8 +210,14 @@ def test_gradients_that_do_not_fit_are_refused(gradients, error, message, optimi
 
 
 CHANGES = {
-    "dtype": (lambda p: p.set_dtype(mstype.float16), "its dtype Float32, but got Float16"),
-    "shape": (lambda p: p.set_data(Tensor(np.ones((3, 1), np.float32)), slice_shape=True), r"its shape \(3,\), but"),
+    "dtype": (
+        lambda p: p.set_dtype(mstype.float16),
+        r"its shape \(3,\) and its dtype Float32, but got \(3,\) and Float16",
+    ),
+    "shape": (
+        lambda p: p.set_data(Tensor(np.ones((3, 1), np.float32)), slice_shape=True),
+        r"its shape \(3,\) and its dtype Float32, but got \(3, 1\)",
+    ),
 }
 
 

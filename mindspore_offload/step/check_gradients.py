@@ -8,7 +8,6 @@ from mindspore import ops
 from mindspore_offload.checks import FLOATS
 from mindspore_offload.distributed import parallel_mode
 from mindspore_offload.errors import refuse
-from mindspore_offload.net_parameters import check_replaced
 
 
 class CheckGradients(ops.PrimitiveWithInfer):
@@ -20,15 +19,12 @@ class CheckGradients(ops.PrimitiveWithInfer):
     Args:
         optimizer_name (str): The optimizer's class.
         parameters (ParameterTuple): The parameters. Their dtypes and shapes must stay as they are now.
-        check_states (Callable): A check of the states, called as well.
-        check_mode (Callable): A check of the parallel mode, called as well.
+        others (Callable): Other checks. They are called first.
     """
 
-    def __init__(self, optimizer_name, parameters, check_states, check_mode):
+    def __init__(self, optimizer_name, parameters, *others):
         super().__init__("CheckGradients")
-        self._optimizer, self._check_states, self._check_mode = optimizer_name, check_states, check_mode
-        self.has_run = False
-        self._parameters = parameters
+        self._optimizer, self._others, self.has_run = optimizer_name, others, False
         self._expected = [(each.name, tuple(each.shape), each.dtype) for each in parameters]
 
     def __infer__(self, parameters, gradients):
@@ -36,30 +32,25 @@ class CheckGradients(ops.PrimitiveWithInfer):
 
         The value of the result is True if a pipeline divides the net into stages.
         """
-        self._check_mode()
-        self._check_states()
-        check_replaced(self._optimizer, self._parameters)
-        self._check_parameters(parameters)
-        dtypes, shapes = gradients["dtype"], gradients["shape"]
-        what = "argument 'gradients'"
+        for check in self._others:
+            check()
+        for (name, *expected), shape, dtype in zip(self._expected, parameters["shape"], parameters["dtype"]):
+            now = [tuple(shape), dtype.element_type()]
+            if now != expected:
+                must = f"keep its shape {expected[0]} and its dtype {expected[1]}"
+                cure = "make the optimizer after the parameters have their final dtypes and shapes"
+                refuse(TypeError, self._optimizer, f"parameter '{name}'", must, f"{now[0]} and {now[1]}", cure)
+        dtypes, what = gradients["dtype"], "argument 'gradients'"
         if not isinstance(dtypes, tuple):
             got, cure = "another type", "pass it what the gradient function returns"
             refuse(RuntimeError, self._optimizer, what, "be a tuple", got, cure)
         if len(dtypes) != len(self._expected):
             must = f"hold one gradient for each of the {len(self._expected)} parameters, in their order"
             refuse(RuntimeError, self._optimizer, what, must, len(dtypes))
-        for (name, expected_shape, _), dtype, shape in zip(self._expected, dtypes, shapes):
+        for (name, expected_shape, _), dtype, shape in zip(self._expected, dtypes, gradients["shape"]):
             self._check_gradient(name, expected_shape, dtype, shape)
         self.has_run = True
         return {"shape": (), "dtype": mstype.bool_, "value": parallel_mode.has_stages()}
-
-    def _check_parameters(self, parameters):
-        for (name, *expected), dtype, shape in zip(self._expected, parameters["dtype"], parameters["shape"]):
-            for what, value, now in zip(("shape", "dtype"), expected, (tuple(shape), dtype.element_type())):
-                if now != value:
-                    cure = "make the optimizer after the parameters have their final dtypes and shapes"
-                    must = f"keep its {what} {value}"
-                    refuse(TypeError, self._optimizer, f"parameter '{name}'", must, now, cure)
 
     def _check_gradient(self, name, expected_shape, dtype, shape):
         who, what = self._optimizer, f"gradient of '{name}'"
@@ -67,9 +58,8 @@ class CheckGradients(ops.PrimitiveWithInfer):
             cure = "set sparse=False in the embedding that it belongs to"
             refuse(RuntimeError, who, what, "be dense", "a row-sparse one", cure)
         if not isinstance(dtype, mstype.TensorType):
-            refuse(
-                TypeError, who, what, "be a Tensor", dtype, "leave parameters without a gradient out of the optimizer"
-            )
+            cure = "leave parameters without a gradient out of the optimizer"
+            refuse(TypeError, who, what, "be a Tensor", dtype, cure)
         if tuple(shape) != expected_shape:
             refuse(ValueError, who, what, f"have the shape of its parameter, {expected_shape}", tuple(shape))
         if dtype.element_type() not in FLOATS:
