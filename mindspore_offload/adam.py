@@ -259,7 +259,7 @@ class AdamOffload(GuardedAttributes):
         parallel_mode.check_arguments(name, given)
         self.writeback: str = writebacks.choose(writeback, name)
         operation = update.choose(host_kernel, name, moment_dtype, shard_states)
-        checks.check_device(name, self.parameters, is_stock=operation is stock)
+        checks.check_device(name, is_stock=operation is stock)
         world = ranks.of_this_process(name) if shard_states else ranks.ALONE
 
         rows = Rows(self)

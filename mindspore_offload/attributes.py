@@ -43,11 +43,11 @@ class GuardedAttributes(nn.Optimizer):
                 refuse(TypeError, cls.__name__, f"method '{name}'", must, "another one", cure)
 
     def insert_param_to_cell(self, param_name, param, check_name_contain_dot=True):
-        is_attribute = check_name_contain_dot  # MindSpore does not check the names of a tuple's elements
-        if is_attribute or self._is_finished:
-            super().insert_param_to_cell(param_name, param, check_name_contain_dot)
-        else:  # it waits in its place, under a key that is no name
+        is_of_tuple = not check_name_contain_dot
+        if is_of_tuple and not self._is_finished:  # it waits in its place, under a key that is no name
             own_parameters(self)[id(param)] = param
+        else:
+            super().insert_param_to_cell(param_name, param, check_name_contain_dot)
 
     def finish_attributes(self):
         """Gives the waiting parameters their names.

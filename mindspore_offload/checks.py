@@ -12,9 +12,10 @@ from mindspore import Parameter, Tensor, context
 from mindspore import dtype as mstype
 
 from mindspore_offload.errors import refuse, typed
-from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS, one_of
+from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 
-FLOATS = tuple(getattr(mstype, name) for name in ELEMENT_TYPES)
+FLOATS = [getattr(mstype, name) for name in ELEMENT_TYPES]
+MOMENT_DTYPES = [getattr(mstype, name) for name in MOMENT_FORMATS]
 
 
 # Keywords of other optimizers, and what to write here.
@@ -95,7 +96,7 @@ _RULES = {
     "skip_nonfinite": _FLAG,
     "min_offload_size": _Rule(int, 0, math.inf, "be an int, a number of elements of at least 0"),
     "offload_ratio": _Rule(
-        (int, float), 0, 1, "be a float from 0.0 to 1.0, the share on the host", "0.4 keeps 60 % on the device"
+        (int, float), 0, 1, "be a float from 0.0 to 1.0", "0.4 keeps 60 % of the states on the device"
     ),
     "shard_states": _FLAG,
 }
@@ -108,8 +109,13 @@ def check_arguments(cls_name, given):
         cls_name (str): The optimizer's class.
         given (dict[str, object]): The arguments by name, those of `nn.Optimizer` as `plain` returns them.
     """
-    _check_loss_scale(cls_name, given["loss_scale"])
-    params = given["params"]
+    scale, params, moment_dtype = given["loss_scale"], given["params"], given["moment_dtype"]
+    is_dynamic = isinstance(scale, Parameter)
+    if isinstance(scale, Tensor) and not (is_dynamic and scale.dtype == mstype.float32 and scale.size == 1):
+        must = "be a float, or a Parameter of dtype float32 with one element"
+        got = f"a {'Parameter' if is_dynamic else 'Tensor'} of {scale.dtype} with the shape {scale.shape}"
+        cure = "pass a Parameter if the scale changes, else a float"
+        refuse(TypeError, cls_name, "argument 'loss_scale'", must, got, cure)
     for settings in (given, *(params if isinstance(params, list) else [])):
         if isinstance(settings, dict):  # the arguments, or a group
             _check_numbers(cls_name, settings)
@@ -119,21 +125,8 @@ def check_arguments(cls_name, given):
             refuse(TypeError, cls_name, what, rule.must, typed(value), rule.cure)
         if value is not None and not rule.low <= value <= rule.high:
             refuse(ValueError, cls_name, what, rule.must, value, rule.cure)
-    moment_dtype = given["moment_dtype"]
-    if moment_dtype not in tuple(getattr(mstype, name) for name in MOMENT_FORMATS):
-        names = one_of(f"mindspore.{name}" for name in MOMENT_FORMATS)
-        refuse(ValueError, cls_name, "argument 'moment_dtype'", f"be {names}", repr(moment_dtype))
-
-
-def _check_loss_scale(cls_name, value):
-    """Refuses a Tensor that is no Parameter with one float32 element."""
-    is_dynamic = isinstance(value, Parameter)
-    if isinstance(value, Tensor) and not (is_dynamic and value.dtype == mstype.float32 and value.size == 1):
-        must = "be a float, or a Parameter of dtype float32 with one element"
-        kind = "Parameter" if is_dynamic else "Tensor"
-        got = f"a {kind} of {value.dtype} with the shape {tuple(value.shape)}"
-        cure = "pass a Parameter if the scale changes, else a float"
-        refuse(TypeError, cls_name, "argument 'loss_scale'", must, got, cure)
+    if moment_dtype not in MOMENT_DTYPES:
+        refuse(ValueError, cls_name, "argument 'moment_dtype'", f"be one of {MOMENT_DTYPES}", repr(moment_dtype))
 
 
 def _check_numbers(cls_name, settings):
@@ -157,12 +150,15 @@ def _check_numbers(cls_name, settings):
 
 def check_parameters(cls_name, checked):
     """Refuses a parameter of another dtype, one without elements, and one that occurs twice."""
-    seen = set()
+    is_gpu, seen = context.get_context("device_target") == "GPU", set()
     for parameter in checked:
         what = f"parameter '{parameter.name}'"
         if parameter.dtype not in FLOATS:
             must = "be of dtype float32, float16 or bfloat16"
             refuse(TypeError, cls_name, what, must, parameter.dtype, "cast it to one of them")
+        if is_gpu and parameter.dtype == mstype.bfloat16:
+            got = "bfloat16, for which MindSpore has neither Assign nor Cast there"
+            refuse(TypeError, cls_name, what, "be of dtype float32 or float16 on a GPU", got, "use float16")
         if parameter.size == 0:
             refuse(ValueError, cls_name, what, "have elements", f"the shape {tuple(parameter.shape)}", "leave it out")
         if id(parameter) in seen:
@@ -170,16 +166,13 @@ def check_parameters(cls_name, checked):
         seen.add(id(parameter))
 
 
-def check_device(cls_name, checked, is_stock):
+def check_device(cls_name, is_stock):
     """Refuses settings in which MindSpore can't run the step, or would run it wrong."""
-    target, dtypes = context.get_context("device_target"), {parameter.dtype for parameter in checked}
+    target = context.get_context("device_target")
     if target == "Ascend" and context.get_context("jit_level") == "O2":
         got = "'O2', where MindSpore compiles no graph with operations on the host"
         cure = "call mindspore.set_context(jit_config={'jit_level': 'O1'})"
         refuse(RuntimeError, cls_name, "jit_level", "be 'O0' or 'O1'", got, cure)
-    if target == "GPU" and mstype.bfloat16 in dtypes:
-        got = "bfloat16, for which MindSpore has neither Assign nor Cast there"
-        refuse(TypeError, cls_name, "parameters on a GPU", "be of dtype float32 or float16", got, "use float16")
     if target != "CPU" and is_stock:
         got = f"'{target}', where MindSpore does not keep the order of its operations"
         cure = "use host_kernel='native', 'doctor' shows its state"

@@ -135,7 +135,7 @@ class TestChoice:
     def test_bfloat16_is_refused_on_gpu(self, pretend):
         weights = new_parameters(["float32", "bfloat16"])
         pretend(device_target="GPU")
-        with pytest.raises(TypeError, match=r"on a GPU must be of dtype float32 or float16, but got bfloat16"):
+        with pytest.raises(TypeError, match=r"must be of dtype float32 or float16 on a GPU, but got bfloat16"):
             AdamOffload(weights)
 
     @pytest.mark.parametrize("target", ["GPU", "Ascend"])

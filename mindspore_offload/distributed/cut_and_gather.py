@@ -23,7 +23,9 @@ class Cut(nn.Cell):
     def __init__(self, piece):
         super().__init__(auto_prefix=False)
         self.is_piece = piece is not None
-        self.begin, self.size, self.padding = (piece.begin, piece.size, piece.padding) if piece else (0, 0, 0)
+        if not self.is_piece:
+            return
+        self.begin, self.size, self.padding = piece.begin, piece.size, piece.padding
         self.concat, self.slice, self.zeros = ops.Concat(), ops.Slice(), ops.Zeros()
         self.is_cpu = context.get_context("device_target") == "CPU"
 
@@ -31,14 +33,12 @@ class Cut(nn.Cell):
         if not self.is_piece:
             return tensor
         dtype = F.dtype(tensor)
-        widens = self.is_cpu and dtype == mstype.bfloat16
-        if widens:
+        if self.is_cpu and dtype == mstype.bfloat16:
             tensor = F.cast(tensor, mstype.float32)
         tensor = F.reshape(tensor, (-1,))
         if self.padding:
             tensor = self.concat((tensor, self.zeros((self.padding,), F.dtype(tensor))))
-        tensor = self.slice(tensor, (self.begin,), (self.size,))
-        return F.cast(tensor, dtype) if widens else tensor
+        return F.cast(self.slice(tensor, (self.begin,), (self.size,)), dtype)
 
 
 class Gather(nn.Cell):

@@ -11,9 +11,6 @@ from mindspore import dtype as mstype
 from mindspore_offload.errors import refuse
 from mindspore_offload.formats import moment_format
 
-CUTTING = ("semi_auto_parallel", "auto_parallel")
-
-
 # The arguments that need whole gradients or whole states: the value that turns each off, and what to do instead.
 _NEED_WHOLE = {
     "max_grad_norm": (None, "clip in the training cell (in a MindFormers YAML: use_clip_grad: True)"),
@@ -26,7 +23,7 @@ _NEED_WHOLE = {
 def check_arguments(cls_name, given):
     """Refuses arguments, by name, that would be wrong where each rank has only slices."""
     mode = context.get_auto_parallel_context("parallel_mode")
-    if mode not in CUTTING and not has_stages():
+    if mode not in ("semi_auto_parallel", "auto_parallel") and not has_stages():
         return
     for name, (off, cure) in _NEED_WHOLE.items():
         value = given[name]

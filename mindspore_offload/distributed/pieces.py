@@ -6,7 +6,7 @@ A state is flattened and cut in as many pieces of equal size as there are ranks.
 padded with zeros. MindSpore is not imported here: the commands need the arithmetic without it.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mindspore_offload.abi import BLOCK
 
@@ -17,8 +17,7 @@ MIN_SHARDED = 2**14
 STATE = "shard"
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One rank's piece of a parameter's states.
 
     Attributes:
