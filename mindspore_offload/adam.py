@@ -17,7 +17,6 @@ from mindspore_offload import checks, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.checkpoints.foreign import ForeignCheckpoint
 from mindspore_offload.distributed import parallel_mode, ranks
-from mindspore_offload.distributed.same_step import SameStep
 from mindspore_offload.formats import moment_format
 from mindspore_offload.mindspore_private import has_hooks
 from mindspore_offload.net_parameters import check_frozen, check_replaced
@@ -264,21 +263,19 @@ class AdamOffload(GuardedAttributes):
 
         rows = Rows(self)
         check_frozen(name, self.parameters, rows.has_decay)
-        sizes = [parameter.size for parameter in self.parameters]
-        is_on_device = placement.kept_on_device(sizes, min_offload_size, offload_ratio)
-        self.offload_ratio: float = placement.offloaded_share(sizes, is_on_device)
         if world.size > 1:
             rates, decay = self.learning_rate, self.weight_decay  # those of all groups
             arguments = {**given, "params": rows.of_parameter, "learning_rate": rates, "weight_decay": decay}
             ranks.check_same(name, self.parameters, arguments)
-        slots = self._add_states(rows, is_on_device, world, given)
+        slots = self._add_states(rows, world, given)
         self._dynamic_loss_scale = loss_scale if is_dynamic else None  # a Parameter is saved with the states
         self._add_step(slots, rows, operation, given)
 
-    def _add_states(
-        self, rows: Rows, is_on_device: list[bool], world: ranks.World, given: dict[str, Any]
-    ) -> list[states.ParameterStates]:
+    def _add_states(self, rows: Rows, world: ranks.World, given: dict[str, Any]) -> list[states.ParameterStates]:
         """Makes the states attributes. Returns the `ParameterStates` of the parameters."""
+        sizes = [parameter.size for parameter in self.parameters]
+        is_on_device = placement.kept_on_device(sizes, given["min_offload_size"], given["offload_ratio"])
+        self.offload_ratio: float = placement.offloaded_share(sizes, is_on_device)
         # Registered before the other states, and so loaded before them. In a tuple, it has its own name in a cell that
         # holds this one, not that of the attribute.
         self._shard_state = ParameterTuple([states.shard_state(world)] if world.size > 1 else [])
@@ -327,7 +324,7 @@ class AdamOffload(GuardedAttributes):
             norm=norm,
             rows=rows,
             coefficients=Coefficients(rows.count, given["beta1"], given["beta2"], given["eps"], scale, features),
-            same_step=SameStep(self.parameters, rows.count) if self._shard_state else None,
+            same_step=ranks.SameStep(self.parameters, rows.count) if self._shard_state else None,
             counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
             new_updates=partial(update.cells, slots, operation, features, self.writeback),
         )

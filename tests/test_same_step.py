@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor, nn
 from test_adapter import launch, replaced
 
-from mindspore_offload.distributed.same_step import comparison
+from mindspore_offload.distributed.ranks import comparison
 
 SECTIONS = np.array([1, 3, 2, 4], np.int32)
 RANK = np.array([6, 0.5, 0.9, 0.1, 1.0, 2.0, 1.0, -2.0, 0.0, 3.0], np.float32)  # a step, settings, weights, gradients
