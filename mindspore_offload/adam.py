@@ -249,7 +249,7 @@ class AdamOffload(GuardedAttributes):
         params, learning_rate, weight_decay, loss_scale = map(
             checks.plain, (params, learning_rate, weight_decay, loss_scale)
         )
-        given = dict(locals())
+        given = dict(locals())  # by name: they are checked, compared between ranks, and built into the step
         del given["self"], given["__class__"]
         name, is_dynamic = type(self).__name__, isinstance(loss_scale, Parameter)
         checks.check_arguments(name, given)

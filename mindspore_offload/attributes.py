@@ -43,7 +43,7 @@ class GuardedAttributes(nn.Optimizer):
                 refuse(TypeError, cls.__name__, f"method '{name}'", must, "another one", cure)
 
     def insert_param_to_cell(self, param_name, param, check_name_contain_dot=True):
-        is_of_tuple = not check_name_contain_dot
+        is_of_tuple = not check_name_contain_dot  # MindSpore does not check the names of a tuple's elements
         if is_of_tuple and not self._is_finished:  # it waits in its place, under a key that is no name
             own_parameters(self)[id(param)] = param
         else:
