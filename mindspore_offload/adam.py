@@ -28,7 +28,6 @@ from mindspore_offload.step.inputs import Inputs
 from mindspore_offload.step.norm import GlobalNorm
 from mindspore_offload.step.rows import Rows
 from mindspore_offload.step.step import Step
-from mindspore_offload.update import stock
 from mindspore_offload.update import writeback as writebacks
 
 
@@ -258,7 +257,7 @@ class AdamOffload(GuardedAttributes):
         parallel_mode.check_arguments(name, given)
         self.writeback: str = writebacks.choose(writeback, name)
         operation = update.choose(host_kernel, name, moment_dtype, shard_states)
-        checks.check_device(name, is_stock=operation is stock)
+        checks.check_device(name, is_stock=operation is update.stock)
         world = ranks.of_this_process(name) if shard_states else ranks.ALONE
 
         rows = Rows(self)
@@ -316,7 +315,7 @@ class AdamOffload(GuardedAttributes):
         check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
         check_mode = partial(parallel_mode.check_arguments, self.cls_name, given)
         check_net = partial(check_replaced, self.cls_name, self.parameters)
-        copies = operation is stock or self.writeback == "assign" or any(slot.is_on_device for slot in slots)
+        copies = operation is update.stock or self.writeback == "assign" or any(slot.is_on_device for slot in slots)
         step = Step(
             self,
             check_gradients=CheckGradients(self.cls_name, self.parameters, check_mode, check_states, check_net),

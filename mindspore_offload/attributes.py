@@ -69,18 +69,18 @@ class GuardedAttributes(nn.Optimizer):
         self._is_finished = True
 
     def __setattr__(self, name, value):
-        if self._is_finished and name == "learning_rate":
+        if not self._is_finished:
+            super().__setattr__(name, value)
+        elif name == "learning_rate":
             self._set_learning_rate(value)
-        elif self._is_finished and (
-            name in CONSTANTS or (name == "weight_decay" and self._step.check_gradients.has_run)
-        ):
+        elif name in CONSTANTS or (name == "weight_decay" and self._step.check_gradients.has_run):
             raise AttributeError(
                 f"For '{self.cls_name}', the attribute '{name}' can't change, because the compiled step holds it; make "
                 f"a new optimizer and a new training cell, and load the states."
             )
         else:
             super().__setattr__(name, value)
-            if self._is_finished and name == "weight_decay":
+            if name == "weight_decay":
                 self._step.__dict__[name] = value
 
     def _set_learning_rate(self, value):
