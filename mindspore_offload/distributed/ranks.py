@@ -109,7 +109,7 @@ def described(value):
     """
     if isinstance(value, Tensor):
         return value.shape, value.dtype, _bytes_of(value)
-    if isinstance(value, (list, tuple, nn.CellList)):
+    if isinstance(value, (list, tuple)):
         return [described(each) for each in value]
     if isinstance(value, nn.Cell):
         of_any_cell = vars(nn.Cell())
