@@ -13,14 +13,15 @@ from mindspore import Parameter, ParameterTuple, Tensor, context, nn
 from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from mindspore_offload import checks, states, update
+from mindspore_offload import checks, placement, states, update
 from mindspore_offload.attributes import GuardedAttributes
-from mindspore_offload.checkpoints.foreign import ForeignCheckpoint
 from mindspore_offload.distributed import parallel_mode, ranks
 from mindspore_offload.formats import moment_format
-from mindspore_offload.mindspore_private import has_hooks
+from mindspore_offload.mindspore_private import forget_clones, has_hooks
 from mindspore_offload.net_parameters import check_frozen, check_replaced
-from mindspore_offload.planning import placement
+from mindspore_offload.states.foreign import ForeignCheckpoint
+from mindspore_offload.states.shard import shard_state
+from mindspore_offload.states.state import exclude_from_broadcast
 from mindspore_offload.step.check_gradients import CheckGradients
 from mindspore_offload.step.coefficients import Coefficients, Features
 from mindspore_offload.step.counters import Counters
@@ -277,7 +278,7 @@ class AdamOffload(GuardedAttributes):
         self.offload_ratio: float = placement.offloaded_share(sizes, is_on_device)
         # Registered before the other states, and so loaded before them. In a tuple, it has its own name in a cell that
         # holds this one, not that of the attribute.
-        self._shard_state = ParameterTuple([states.shard_state(world)] if world.size > 1 else [])
+        self._shard_state = ParameterTuple([shard_state(world)] if world.size > 1 else [])
         keys = states.keys_of([parameter.name for parameter in self.parameters])
         slots = [
             states.allocate(parameter, given["moment_dtype"], world, *each)
@@ -285,7 +286,7 @@ class AdamOffload(GuardedAttributes):
         ]
         # The net may live longer, and its parameters list the states.
         states_of_parameters = [state for each in slots for state in each.states]
-        weakref.finalize(self, states.forget_clones, self.parameters, states_of_parameters).atexit = False
+        weakref.finalize(self, forget_clones, self.parameters, states_of_parameters).atexit = False
         self.params: ParameterTuple = self.parameters
         self.global_step: Parameter = states.counter("global_step", 0, np.int32)
         self.beta1_power: Parameter = states.counter("beta1_power", 1, np.float32)
@@ -331,7 +332,7 @@ class AdamOffload(GuardedAttributes):
         object.__setattr__(self, "_step", step)
         self.finish_attributes()
         if self._shard_state:
-            states.exclude_from_broadcast(self)
+            exclude_from_broadcast(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise TypeError(

@@ -12,8 +12,7 @@ import resume
 from mindspore import Parameter, Tensor, nn
 from steps import DTYPES, as_float32
 
-from mindspore_offload import AdamOffload, AdamWOffload, placement_report
-from mindspore_offload.planning import placement
+from mindspore_offload import AdamOffload, AdamWOffload, placement, placement_report
 
 
 def weights_of(sizes):

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plans a training: the memory that it needs, and what to keep on the device."""
+"""Plans a training: the memory that it needs, and the time of an update."""

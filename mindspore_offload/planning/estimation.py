@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
 
+from mindspore_offload import placement
 from mindspore_offload.errors import refuse, typed
 from mindspore_offload.formats import ELEMENT_TYPES, LEAST_CODED, MOMENT_FORMATS, one_of
-from mindspore_offload.planning import footprint, placement
+from mindspore_offload.planning import footprint
 from mindspore_offload.planning.footprint import Footprint, Size
 
 

@@ -5,9 +5,9 @@
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Optional
 
+from mindspore_offload import placement
 from mindspore_offload.distributed.pieces import piece_size
 from mindspore_offload.formats import ELEMENT_TYPES, EXACT, format_for
-from mindspore_offload.planning import placement
 
 MASTER_SIZE = ELEMENT_TYPES["float32"].size
 

@@ -5,18 +5,16 @@
 import collections
 import re
 
+from mindspore_offload.checkpoints.merge import COUNTERS
 from mindspore_offload.checkpoints.reading import opened
+from mindspore_offload.distributed.pieces import STATE
 from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import ELEMENT_TYPES
 from mindspore_offload.planning import user_net
 from mindspore_offload.planning.footprint import Size
 
 # Names in a training checkpoint that are no weights: states of optimizers, and statistics of normalization layers.
-NO_WEIGHT = re.compile(
-    r"(moments?[12]|master|adam_[mv])\..*|beta[12]_power|learning_rate(_group_\d+)?|global_(step|norm)|skipped_steps|shard"
-    r"|.*moving_(mean|variance)",
-    re.DOTALL,
-)
+NO_WEIGHT = re.compile(rf"(moments?[12]|master|adam_[mv])\..*|{COUNTERS}|{STATE}|.*moving_(mean|variance)", re.DOTALL)
 
 
 def of_net(spec):

@@ -13,20 +13,8 @@ from mindspore import dtype as mstype
 
 from mindspore_offload import formats
 from mindspore_offload.distributed.pieces import Piece, piece_of
-from mindspore_offload.mindspore_private import forget_clones
 from mindspore_offload.states import memory
-from mindspore_offload.states.shard import shard_state
-from mindspore_offload.states.state import clone_of, exclude_from_broadcast, new_state
-
-__all__ = [
-    "ParameterStates",
-    "allocate",
-    "counter",
-    "exclude_from_broadcast",
-    "forget_clones",
-    "keys_of",
-    "shard_state",
-]
+from mindspore_offload.states.state import clone_of, new_state
 
 
 @dataclass(frozen=True)
