@@ -3,16 +3,17 @@
 """Finds the callers of a function: the line of the user's program, and the cell whose step runs."""
 
 import sys
+import traceback
+import warnings
 
 from mindspore import nn
 
 
-def users_stacklevel():
-    """Returns the `stacklevel` that lets `warnings.warn` name the user's line, however many of ours lie between."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mindspore_offload."):
-        frame, level = frame.f_back, level + 1
-    return level
+def warn(message, category=UserWarning):
+    """Warns, and names the user's line, however many of ours lie between."""
+    for level, (frame, _) in enumerate(traceback.walk_stack(sys._getframe()), 1):
+        if not frame.f_globals.get("__name__", "").startswith("mindspore_offload."):
+            return warnings.warn(message, category, stacklevel=level)
 
 
 def training_cell():
@@ -21,12 +22,10 @@ def training_cell():
     It reads the local variables of MindSpore's functions only. Until a function ends, Python keeps the values that were
     read: in the user's functions, those of variables that have been deleted since.
     """
-    frame = sys._getframe(1)
-    while frame is not None:
+    for frame, _ in traceback.walk_stack(sys._getframe()):
         if frame.f_globals.get("__name__") == nn.Cell.__module__:
             cell = frame.f_locals.get("self")
             is_ours = type(cell).__module__.startswith("mindspore_offload.")
             if isinstance(cell, nn.Cell) and not isinstance(cell, nn.Optimizer) and not is_ours:
                 return cell
-        frame = frame.f_back
     return None

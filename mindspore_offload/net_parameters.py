@@ -2,11 +2,9 @@
 
 """Compares the parameters of an optimizer with those of its net: frozen ones, and ones that have been replaced."""
 
-import warnings
-
 from mindspore import ParameterTuple, nn
 
-from mindspore_offload.callers import training_cell, users_stacklevel
+from mindspore_offload.callers import training_cell, warn
 from mindspore_offload.mindspore_private import own_parameters
 
 
@@ -23,12 +21,10 @@ def check_frozen(cls_name, parameters, has_decay):
                 f"weight decay, which would change it in each step; leave it out, as net.trainable_params() does."
             )
     if frozen:
-        warnings.warn(
+        warn(
             f"For '{cls_name}', {len(frozen)} of the parameters are frozen (requires_grad is False), such as "
             f"'{frozen[0][0]}', but each step updates them by whatever gradients it gets; leave them out, as "
-            f"net.trainable_params() does.",
-            UserWarning,
-            stacklevel=users_stacklevel(),
+            f"net.trainable_params() does."
         )
 
 
@@ -61,5 +57,4 @@ def _attributes(cell):
     listed = {id(each) for value in vars(cell).values() if isinstance(value, ParameterTuple) for each in value}
     yield from (each for each in own_parameters(cell).values() if each is not None and id(each) not in listed)
     for child in cell.cells():
-        if child is not None:
-            yield from _attributes(child)
+        yield from _attributes(child)

@@ -152,7 +152,7 @@ def messages():
                 what, must, got, *cure = (pattern(argument, texts) for argument in call.args[2:])
                 yield f"For '.+', the {what} must {must}, but got {got}{'; ' if cure else ''}{''.join(cure)}\\."
             # The error for a name that a module lacks has Python's own text.
-            is_ours = name in ("_warn_once", "warnings.warn") or (
+            is_ours = name in ("_warn_once", "warnings.warn", "warn") or (
                 isinstance(node, ast.Raise) and "has no attribute" not in ast.unparse(text)
             )
             if is_ours and isinstance(text, (ast.JoinedStr, ast.Constant)):

@@ -10,12 +10,11 @@ optimizer, it updates the states of its bucket, and writes the parameters as `wr
 
 import functools
 import itertools
-import warnings
 
 from mindspore import nn
 
 from mindspore_offload import native_library
-from mindspore_offload.callers import users_stacklevel
+from mindspore_offload.callers import warn
 from mindspore_offload.errors import refuse
 from mindspore_offload.formats import moment_format
 from mindspore_offload.states import buckets
@@ -95,4 +94,4 @@ def _kind(slot):
 
 @functools.cache
 def _warn_once(message):
-    warnings.warn(message, RuntimeWarning, stacklevel=users_stacklevel())
+    warn(message, RuntimeWarning)
