@@ -19,7 +19,7 @@ from mindspore_offload.distributed import parallel_mode, ranks
 from mindspore_offload.formats import moment_format
 from mindspore_offload.mindspore_private import forget_clones, has_hooks
 from mindspore_offload.net_parameters import check_frozen, check_replaced
-from mindspore_offload.states.foreign import ForeignCheckpoint
+from mindspore_offload.states.foreign import notice_foreign
 from mindspore_offload.states.shard import shard_state
 from mindspore_offload.states.state import exclude_from_broadcast
 from mindspore_offload.step.check_gradients import CheckGradients
@@ -313,7 +313,8 @@ class AdamOffload(GuardedAttributes):
         unscales, rounds = is_dynamic or self.need_scale, moment_format(given["moment_dtype"]).is_stochastic
         clips, kinds = max_grad_norm is not None, (given["use_locking"], given["use_nesterov"], self._decoupled)
         features = Features(*kinds, unscales, is_dynamic, clips, given["skip_nonfinite"], rounds)
-        check_states = ForeignCheckpoint(self.cls_name, self.global_step, self.beta1_power, self.moment1)
+        # Not with `self`: a reference cycle would keep the states until the garbage collector runs.
+        check_states = partial(notice_foreign, self.cls_name, self.global_step, self.beta1_power, self.moment1)
         check_mode = partial(parallel_mode.check_arguments, self.cls_name, given)
         check_net = partial(check_replaced, self.cls_name, self.parameters)
         copies = operation is update.stock or self.writeback == "assign" or any(slot.is_on_device for slot in slots)

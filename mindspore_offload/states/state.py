@@ -21,7 +21,7 @@ class State:
     Attributes:
         memory (numpy.ndarray): What MindSpore and the kernel see.
         form (Form): The form of the state, and of what it loads.
-        was_loaded (bool): True if a checkpoint has been loaded into it.
+        was_loaded (bool): True from the loading of a checkpoint until `notice_foreign` warns of it.
     """
 
     @property
