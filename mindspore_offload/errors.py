@@ -25,8 +25,8 @@ def refuse(error: type[Exception], who: str, what: str, must: str, got: object, 
 
 
 def typed(value: object) -> str:
-    """Returns a value with its type, for a message."""
-    return f"{value!r} of type {type(value).__name__}"
+    """Returns the beginning of a value, with its type, for a message."""
+    return f"{value!r:.60} of type {type(value).__name__}"
 
 
 def one_line(error):

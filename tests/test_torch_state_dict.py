@@ -93,7 +93,7 @@ def assert_converted(converted, step=7):
 @pytest.mark.parametrize("gives_names", [True, False], ids=["names-given", "names-inside"])
 def test_every_form_is_converted(form, gives_names):
     if form == "numbers" and not gives_names:
-        with pytest.raises(ValueError, match=r"'names' must have the names of the 2 parameters .* but got 0; give it"):
+        with pytest.raises(ValueError, match=r"'names' must have .* the 2 parameters, .* but got 0 of them; give the"):
             convert_checkpoint(state_dict_of(), ADAMW)
         return
     assert_converted(convert_checkpoint(state_dict_of(form=form), ADAMW, names=NAMES if gives_names else None))
@@ -190,7 +190,7 @@ def test_a_state_of_another_optimizer_is_refused(extra):
     state_dict = state_dict_of()
     state_dict["state"][1][extra] = TorchTensor(0)
     with pytest.raises(
-        ValueError, match=rf"must have the states \['exp_avg', 'exp_avg_sq', 'step'\].*'{extra}'\] for 1"
+        ValueError, match=rf"must have the states \['exp_avg', 'exp_avg_sq', 'step'\] for the parameter 1.*'{extra}'\]"
     ):
         convert_checkpoint(state_dict, ADAMW, names=NAMES)
 
@@ -211,10 +211,10 @@ ODD_NAMES = {
         TypeError,
         r"as a list of str.*\[p.name for p in",
     ),
-    "twice": (["w", "w"], ValueError, "have another name for each parameter, but got 'w' again at index 1"),
-    "empty": (["w", ""], ValueError, "another name for each parameter"),
-    "too-few": (["w"], ValueError, r"the 2 parameters in the state_dict, .* but got 1"),
-    "none-at-all": ([], ValueError, r"the 2 parameters in the state_dict, .* but got 0"),
+    "twice": (["w", "w"], ValueError, "another name for each of the 2 parameters, .* but got 'w' again at index 1"),
+    "empty": (["w", ""], ValueError, "another name for each of the 2 parameters"),
+    "too-few": (["w"], ValueError, r"the 2 parameters, in their order, .* but got 1 of them"),
+    "none-at-all": ([], ValueError, r"the 2 parameters, in their order, .* but got 0 of them"),
 }
 
 

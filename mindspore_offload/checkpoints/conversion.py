@@ -2,21 +2,20 @@
 
 """Converts checkpoints of optimizers whose states have other names."""
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
+from mindspore_offload.callers import warn
 from mindspore_offload.checkpoints import conversion_checks as checks
 from mindspore_offload.checkpoints import torch_state_dict
+from mindspore_offload.errors import typed
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     """The names of an optimizer's states.
 
     Attributes:
@@ -25,6 +24,7 @@ class _Source:
         first: The step count before the first step.
         dtype: The dtype of the step count, where it tells optimizers with the same names apart.
         corrects_bias: False if the optimizer lacks the bias correction.
+        moment: Returns a moment in float32.
     """
 
     moment1: str
@@ -33,6 +33,7 @@ class _Source:
     first: int = 0
     dtype: Any = None
     corrects_bias: bool = True
+    moment: Callable[[str, Any], Tensor] = checks.moment
 
 
 _SOURCES = {
@@ -45,11 +46,14 @@ _SOURCES = {
     "mint.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", first=-1, dtype=mstype.float32),
     "experimental.optim.Adam": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.int32),
     "experimental.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.int32),
+    torch_state_dict.ADAM: _Source("exp_avg", "exp_avg_sq", "step", moment=torch_state_dict.moment),
+    torch_state_dict.ADAMW: _Source("exp_avg", "exp_avg_sq", "step", moment=torch_state_dict.moment),
 }
-_TORCH = (torch_state_dict.ADAM, torch_state_dict.ADAMW)
 _WANTED = "give it what mindspore.load_checkpoint returns, or a state_dict of PyTorch and its source"
 _AMSGRAD = "max_exp_avg_sq"  # `experimental.optim.AdamW` always has it, without AMSGrad as zeros
-_OF_OTHERS = ("muon_m", "pma_weight_ema", "pma_weight_sma")  # states of optimizers that also have an adam_m
+# States of optimizers that also have an adam_m, and of those whose checkpoints load as they are.
+_OF_OTHERS = ("muon_m", "pma_weight_ema", "pma_weight_sma", "moment1", "moment2", "global_step")
+_POWERS = ("beta1_power", "beta2_power")
 
 
 def convert_checkpoint(
@@ -107,79 +111,65 @@ def convert_checkpoint(
         >>> ms.load_param_into_net(optimizer, convert_checkpoint(checkpoint, "nn.AdamWeightDecay"), strict_load=True)
         ([], [])
     """
-    if not isinstance(checkpoint, dict):
-        checks.refuse("be a dict", checks.typed(checkpoint), _WANTED, TypeError)
-    if not isinstance(source, str) or source not in (*_SOURCES, *_TORCH):
-        error = ValueError if isinstance(source, str) else TypeError
-        cure = "checkpoints of nn.Adam and nn.AdamOffload load as they are"
-        checks.refuse(f"be one of {sorted((*_SOURCES, *_TORCH))}", f"{source!r:.60}", cure, error, "source")
-    betas = checks.decay_rate("beta1", beta1), checks.decay_rate("beta2", beta2)
-    if source in _SOURCES and names is not None:
-        cure = "these checkpoints have names, leave it out"
-        checks.refuse(f"be None for {source}", checks.typed(names), cure, argument="names")
-    found = torch_state_dict.read(checkpoint, source, names) if source in _TORCH else _read(checkpoint, source, betas)
-    checks.check_moments(found)
-    if source in _SOURCES and not _SOURCES[source].corrects_bias:
-        warnings.warn(
-            f"{source} does not correct the bias of its moments, and AdamWOffload does: the first steps after loading "
-            f"this checkpoint may be larger or smaller than those that {source} would have taken.",
-            UserWarning,
-            stacklevel=2,
+    checks.check_type(checkpoint, dict, "be a dict", _WANTED)
+    must, cure = f"be one of {sorted(_SOURCES)}", "checkpoints of nn.Adam and nn.AdamOffload load as they are"
+    checks.check_type(source, str, must, cure, "source")
+    if source not in _SOURCES:
+        checks.refuse(must, repr(source), cure, argument="source")
+    must, cure = "be a float between 0 and 1 in float32", "give the one with which the checkpoint was trained"
+    betas = [checks.decay_rate(beta1, must, cure, "beta1"), checks.decay_rate(beta2, must, cure, "beta2")]
+    if source in (torch_state_dict.ADAM, torch_state_dict.ADAMW):
+        checkpoint, betas = torch_state_dict.flat(checkpoint, source, names)
+    elif names is not None:
+        checks.refuse(
+            f"be None for {source}", typed(names), "these checkpoints have names, leave it out", argument="names"
         )
-    states = {f"{kind}.{name}": value for kind, values in found.moments.items() for name, value in values.items()}
-    states.update(_counters(found))
-    return {**found.others, **{name: Parameter(value, name=name) for name, value in states.items()}}
+    converted = _converted(checkpoint, source, betas)
+    if not _SOURCES[source].corrects_bias:
+        warn(
+            f"{source} does not correct the bias of its moments, and AdamWOffload does: the first steps after loading "
+            f"this checkpoint may be larger or smaller than those that {source} would have taken."
+        )
+    return converted
 
 
-def _read(checkpoint: dict[str, Any], source: str, betas: tuple[float, float]) -> checks.Found:
-    """Reads a checkpoint of MindSpore, MindFormers or MindCV."""
-    states = _SOURCES[source]
-    kinds = {states.moment1: "moment1", states.moment2: "moment2"}
-    moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds.values()}
-    others = {}
+def _converted(checkpoint: dict[str, Any], source: str, betas: list[float]) -> dict[str, Any]:
+    """Returns the moments, the number of steps and the powers of the betas. All other items stay as they are."""
+    theirs = _SOURCES[source]
+    kinds = {theirs.moment1: "moment1", theirs.moment2: "moment2"}
+    moments: dict[str, dict[str, Tensor]] = {}
+    steps, others = None, {}
     for name, value in checkpoint.items():
-        if not isinstance(name, str):
-            checks.refuse("have names as keys", checks.typed(name), _WANTED, TypeError)
+        checks.check_type(name, str, "have names as keys", _WANTED)
         prefix, _, parameter = name.partition(".")
         if prefix in kinds and parameter:
-            checks.check_tensor(name, value)
-            moments[kinds[prefix]][parameter] = value.astype(mstype.float32)
-        elif name != states.steps:
-            _check_other(name, value, source)
-            if prefix != _AMSGRAD:
-                others[name] = value
-    if states.steps not in checkpoint or not any(moments.values()):
-        checks.refuse(
-            f"hold '{states.steps}' and states named '{states.moment1}.<parameter>' and '{states.moment2}.<parameter>'",
-            f"{sorted(checkpoint)[:5]} and others",
-            f"give it the checkpoint of an optimizer {source}, not of a net alone",
-        )
-    steps = checkpoint[states.steps]
-    if states.dtype is not None:
-        checks.check_tensor(states.steps, steps, [states.dtype])
-    return checks.Found(moments, checks.step_count(states.steps, steps, states.first), betas, others)
-
-
-def _check_other(name: str, value: Any, source: str) -> None:
-    """Refuses a state that `source` does not have."""
-    prefix = name.partition(".")[0]
-    if prefix == _AMSGRAD:
-        checks.check_tensor(name, value)
-        if value.asnumpy().any():
-            checks.refuse("be of an optimizer without AMSGrad", f"'{name}'", torch_state_dict.NO_AMSGRAD)
-    elif prefix in _OF_OTHERS:
-        checks.refuse(f"be of {source}", f"the state '{name}'", checks.OF_OTHER)
-    elif name == "global_step" or name.startswith(("moment1.", "moment2.")):
-        cure = "give it one optimizer's states, those of nn.Adam and of this package load as they are"
-        checks.refuse(f"hold only states of {source}", f"'{name}', too", cure)
-
-
-def _counters(found: checks.Found) -> dict[str, Tensor]:
-    """Returns the number of steps, and the powers of the betas that the checkpoint lacks."""
-    counters = {"global_step": Tensor([found.steps], mstype.int32)}
-    for name, beta in zip(("beta1_power", "beta2_power"), found.betas):
-        if name in found.others:
-            checks.check_power(name, found.others[name])
+            moments.setdefault(parameter, {})[kinds[prefix]] = theirs.moment(name, value)
+        elif name == theirs.steps:
+            steps = checks.step_count(name, value, theirs.first, theirs.dtype)
+        elif prefix == _AMSGRAD:
+            if theirs.moment(name, value).asnumpy().any():
+                checks.refuse("be of an optimizer without AMSGrad", f"'{name}'", torch_state_dict.NO_AMSGRAD)
+        elif prefix in _OF_OTHERS:
+            cure = f"{checks.ALONE}, or the checkpoint as it is if it is of nn.Adam or of this package"
+            checks.refuse(f"hold only states of {source}", f"'{name}', too", cure)
         else:
-            counters[name] = Tensor(np.array([float(np.float32(beta)) ** found.steps], np.float32))
-    return counters
+            others[name] = value
+    if steps is None or not moments:
+        must = f"hold '{theirs.steps}', '{theirs.moment1}.<parameter>' and '{theirs.moment2}.<parameter>'"
+        cure = f"give it the checkpoint of an optimizer {source}, not of a net alone or before the first step"
+        checks.refuse(must, sorted(checkpoint)[:5], cure)
+    states = {}
+    for parameter, pair in moments.items():
+        shapes = {kind: moment.shape for kind, moment in pair.items()}
+        if shapes.get("moment1") != shapes.get("moment2"):
+            checks.refuse("hold two moments of one shape for each parameter", f"the shapes {shapes} for '{parameter}'")
+        states.update({f"{kind}.{parameter}": moment for kind, moment in pair.items()})
+    if not steps and not others.keys() >= {*_POWERS} and any(each.asnumpy().any() for each in states.values()):
+        checks.refuse("count the steps of its moments, which are not zero", "0 steps")
+    states["global_step"] = Tensor([steps], mstype.int32)
+    for name, beta in zip(_POWERS, betas):
+        if name not in others:
+            states[name] = Tensor([float(np.float32(beta)) ** steps], mstype.float32)
+        elif not 0 <= checks.number(others[name]) <= 1:
+            checks.refuse(f"hold one number from 0 to 1 in '{name}'", typed(others[name]))
+    return {**others, **{name: Parameter(value, name=name) for name, value in states.items()}}
