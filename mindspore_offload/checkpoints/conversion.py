@@ -52,7 +52,7 @@ _SOURCES = {
 _WANTED = "give it what mindspore.load_checkpoint returns, or a state_dict of PyTorch and its source"
 _AMSGRAD = "max_exp_avg_sq"  # `experimental.optim.AdamW` always has it, without AMSGrad as zeros
 # States of optimizers that also have an adam_m, and of those whose checkpoints load as they are.
-_OF_OTHERS = ("muon_m", "pma_weight_ema", "pma_weight_sma", "moment1", "moment2", "global_step")
+_OF_OTHERS = ("muon_m", "pma_weight_ema", "pma_weight_sma", "moment1", "moment2")
 _POWERS = ("beta1_power", "beta2_power")
 
 
@@ -149,7 +149,7 @@ def _converted(checkpoint: dict[str, Any], source: str, betas: list[float]) -> d
         elif prefix == _AMSGRAD:
             if theirs.moment(name, value).asnumpy().any():
                 checks.refuse("be of an optimizer without AMSGrad", f"'{name}'", torch_state_dict.NO_AMSGRAD)
-        elif prefix in _OF_OTHERS:
+        elif name == "global_step" or (prefix in _OF_OTHERS and parameter):
             cure = f"{checks.ALONE}, or the checkpoint as it is if it is of nn.Adam or of this package"
             checks.refuse(f"hold only states of {source}", f"'{name}', too", cure)
         else:
