@@ -58,7 +58,8 @@ def test_powers_of_the_checkpoint_stay():
 @pytest.mark.parametrize("source", FORMS)
 def test_every_form_is_converted(source):
     """The forms are those of MindSpore 2.10, MindFormers 1.3 and 2.1 and MindCV 0.3, after 5 steps."""
-    checkpoint = {**form_of(source, 5), "w": Parameter(Tensor([2.0]), name="w"), "epoch": "5"}
+    of_net = {name: Parameter(Tensor([2.0]), name=name) for name in ("w", "moment1")}
+    checkpoint = {**form_of(source, 5), **of_net, "epoch": "5"}
     before = {**checkpoint}
     if source in ("nn.AdamWeightDecay", "FusedCastAdamWeightDecay"):
         with pytest.warns(UserWarning, match=f"{source} does not correct the bias"):
@@ -66,9 +67,9 @@ def test_every_form_is_converted(source):
     else:
         converted = convert_checkpoint(checkpoint, source, beta1=0.8)
     assert checkpoint == before
-    names = {"w", "epoch", "moment1.w", "moment2.w", "global_step", "beta1_power", "beta2_power"}
+    names = {"w", "moment1", "epoch", "moment1.w", "moment2.w", "global_step", "beta1_power", "beta2_power"}
     assert converted.keys() == names
-    for name, value in (("moment1.w", [1]), ("moment2.w", [2]), ("global_step", [5]), ("w", [2])):
+    for name, value in (("moment1.w", [1]), ("moment2.w", [2]), ("global_step", [5]), ("w", [2]), ("moment1", [2])):
         assert converted[name].name == name
         assert converted[name].asnumpy().tolist() == value
     np.testing.assert_allclose(converted["beta1_power"].asnumpy(), [0.8**5], rtol=1e-6)

@@ -24,7 +24,7 @@ class _Source(NamedTuple):
         first: The step count before the first step.
         dtype: The dtype of the step count, where it tells optimizers with the same names apart.
         corrects_bias: False if the optimizer lacks the bias correction.
-        moment: Returns a moment in float32.
+        moment: The function that reads a moment, as float32.
     """
 
     moment1: str
@@ -121,9 +121,8 @@ def convert_checkpoint(
     if source in (torch_state_dict.ADAM, torch_state_dict.ADAMW):
         checkpoint, betas = torch_state_dict.flat(checkpoint, source, names)
     elif names is not None:
-        checks.refuse(
-            f"be None for {source}", typed(names), "these checkpoints have names, leave it out", argument="names"
-        )
+        cure = "these checkpoints have names, leave it out"
+        checks.refuse(f"be None for {source}", typed(names), cure, argument="names")
     converted = _converted(checkpoint, source, betas)
     if not _SOURCES[source].corrects_bias:
         warn(

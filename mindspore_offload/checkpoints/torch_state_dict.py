@@ -127,7 +127,7 @@ def moment(name: str, value: Any) -> Tensor:
     """Returns a moment of PyTorch in float32."""
     try:
         if hasattr(value, "full_tensor") or "float" not in str(value.dtype):
-            raise TypeError(f"with the dtype {value.dtype}")
+            raise TypeError(f"its dtype is {value.dtype}")
         return Tensor(value.detach().cpu().float().numpy())
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         got = f"a {type(value).__name__}, {error!r:.60}"
