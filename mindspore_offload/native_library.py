@@ -55,12 +55,12 @@ def load():
     except OSError as error:
         raise NativeLibraryError(f"{PATH} can't be loaded ({error}); {_REBUILD} on this machine") from error
     _check_abi(library)
-    _check_arithmetic(library, flushed_before)
-    for name in ("MindsporeOffloadBuild", "MindsporeOffloadIsa", "MindsporeOffloadSupportedIsas"):
-        getattr(library, name).restype = ctypes.c_char_p
+    for name in ("ChangedArithmetic", "Build", "Isa", "SupportedIsas"):
+        getattr(library, f"MindsporeOffload{name}").restype = ctypes.c_char_p
     library.MindsporeOffloadSetIsa.restype = ctypes.c_bool
     library.MindsporeOffloadThreads.restype = ctypes.c_size_t
     library.MindsporeOffloadSetThreads.argtypes = [ctypes.c_size_t]
+    _check_arithmetic(library, flushed_before)
     _check_white_list()
     _set_isa(library)
     _set_threads(library)
@@ -81,9 +81,7 @@ def _check_abi(library):
 
 def _check_arithmetic(library, flushed_before):
     """Refuses a library whose compiler changed the arithmetic: it would miss NaN, or give other bits."""
-    describe = library.MindsporeOffloadChangedArithmetic
-    describe.restype = ctypes.c_char_p
-    changed = describe().decode()
+    changed = library.MindsporeOffloadChangedArithmetic().decode()
     if not changed and _flushes_subnormals() and not flushed_before:
         changed = "it turns subnormal numbers into zeros"
     if changed:
@@ -134,34 +132,26 @@ def _set_threads(library):
 
     The library must not read OMP_NUM_THREADS itself: MindSpore sets it to 1 in the process, but not in os.environ.
     """
-    name = "MINDSPORE_OFFLOAD_THREADS"
-    text = os.environ.get(name)
-    threads = _thread_count(text or "")
+    text, openmp = (os.environ.get(name, "") for name in ("MINDSPORE_OFFLOAD_THREADS", "OMP_NUM_THREADS"))
+    is_worker = os.environ.get("MS_ROLE") == "MS_WORKER"  # of `msrun`
+    if is_worker and openmp == "1":
+        openmp = ""  # a worker inherits the 1 that MindSpore sets in its parent, and the user did not ask for it
+    threads = _thread_count(text or openmp)  # None for a list, which OpenMP allows
     if text and not threads:
         raise NativeLibraryError(
-            f"the environment variable {name} must be a whole number from 1 to {MAX_THREADS}, but it is {text!r:.60}; "
-            f"set it to such a number or unset it"
+            f"the environment variable MINDSPORE_OFFLOAD_THREADS must be a whole number from 1 to {MAX_THREADS}, but "
+            f"it is {text!r:.60}; set it to such a number or unset it"
         )
-    openmp = os.environ.get("OMP_NUM_THREADS", "")
-    # A worker of `msrun` inherits the 1 that MindSpore sets in its parent. The user did not ask for it.
-    if not threads and not (_is_worker() and openmp == "1"):
-        threads = _thread_count(openmp)  # None for a list, which OpenMP allows
-    library.MindsporeOffloadSetThreads(threads or max(1, machine.allowed_cores() // _local_workers()))
-
-
-def _is_worker():
-    """True if `msrun` started this process."""
-    return os.environ.get("MS_ROLE") == "MS_WORKER"
+    workers = _local_workers() if is_worker else 1
+    library.MindsporeOffloadSetThreads(threads or max(1, machine.allowed_cores() // workers))
 
 
 def _local_workers():
-    """Returns how many workers `msrun` started on this machine; they share its cores. 1 without msrun.
+    """Returns how many workers `msrun` started on this machine, this one included; they share its cores.
 
     Counts the device ids of the parent's children, not the children: the process that shows the log of a worker has the
     environment of that worker.
     """
-    if not _is_worker():
-        return 1
     parent = os.getppid()
     try:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
@@ -176,9 +166,9 @@ def _local_workers():
 def _thread_count(text):
     """Returns the number of threads that `text` asks for; None if it is no whole number from 1 to MAX_THREADS."""
     digits = text.strip().lstrip("0")
-    if not digits.isdecimal() or len(digits) > len(str(MAX_THREADS)):  # Python refuses to read thousands of digits
-        return None
-    return int(digits) if int(digits) <= MAX_THREADS else None
+    # Python refuses to read thousands of digits.
+    is_short = digits.isdecimal() and len(digits) <= len(str(MAX_THREADS))
+    return int(digits) if is_short and int(digits) <= MAX_THREADS else None
 
 
 def _check_white_list():
