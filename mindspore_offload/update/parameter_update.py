@@ -7,14 +7,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import functional as F
 
 from mindspore_offload.mindspore_private import declare_input, tensor_move
-from mindspore_offload.step.coefficients import (
-    BETA1,
-    BETA2,
-    EPS,
-    GRADIENT_SCALE,
-    LEARNING_RATE,
-    SKIP,
-)
+from mindspore_offload.step.coefficients import BETA1, BETA2, EPS, GRADIENT_SCALE, LEARNING_RATE, SKIP
 from mindspore_offload.step.inputs import FreshValue
 from mindspore_offload.update.decay import ClipAndDecay, DecoupledDecay
 from mindspore_offload.update.writeback import Write, on_device
@@ -37,11 +30,14 @@ def parameter_update(slot, features, place, writeback):
 
 
 class _Update(nn.Cell):
-    """Holds the parts that all updates share.
+    """Runs MindSpore's operation Adam, which writes a float32 weight and its moments where they are.
 
     Args:
+        slot, features, place: Those of `parameter_update`.
         prepare_place (Callable): Places the operations that clip and decay the gradient.
-        declares_write (bool): See `_Adam`.
+        declares_write (bool): True if MindSpore is to know that Adam writes the weight. It must for differences: equal
+            zeros would otherwise share one buffer. It must not for a master: MindSpore would copy it first, on the
+            device, to protect other readers, but those have run before.
     """
 
     def __init__(self, slot, features, place, prepare_place, declares_write):
@@ -51,9 +47,15 @@ class _Update(nn.Cell):
         self.features = features
         self.decouples = slot.has_decay and features.decoupled
         self.clip_and_decay = ClipAndDecay(features.clip, slot.has_decay and not features.decoupled, prepare_place)
-        self.adam = _Adam(features, place, declares_write)
         self.cast, self.mul, self.decay = place(ops.Cast()), place(ops.Mul()), DecoupledDecay(place)
         self.greater, self.select, self.zero = place(ops.Greater()), place(ops.Select()), Tensor(0.0, mstype.float32)
+        self.copy, self.assign = place(tensor_move()), place(ops.Assign())
+        adam = ops.Adam(features.use_locking, features.nesterov)
+        if not declares_write:
+            declare_input(adam, 0, "var", is_written=False)
+        # Declared as written, a gradient is never the memory of a parameter: see `WRITTEN` in step/inputs.py.
+        declare_input(adam, -1, "gradient", is_written=True)
+        self.adam = place(adam)
 
     def unless_skipped(self, row, value, otherwise):
         """Returns `value`, or `otherwise` if the step is skipped."""
@@ -68,13 +70,39 @@ class _Update(nn.Cell):
             gradient = self.mul(gradient, row[GRADIENT_SCALE])
         return gradient
 
+    def updated(self, row, weight, gradient):
+        """Returns `weight` after Adam has written it, and updates the moments.
+
+        If steps may be skipped, Adam writes copies of the moments: after a skipped step, these keep their bits. Adam
+        would correct the bias itself, by the powers of the betas, but the learning rate that it gets is corrected
+        already.
+        """
+        moment1, moment2 = self.moment1, self.moment2
+        if self.features.skip:
+            moment1, moment2 = self.copy(moment1), self.copy(moment2)
+        launched = self.adam(
+            weight,
+            moment1,
+            moment2,
+            self.zero,
+            self.zero,
+            row[LEARNING_RATE],
+            row[BETA1],
+            row[BETA2],
+            row[EPS],
+            gradient,
+        )
+        if self.features.skip:
+            self.assign(self.moment1, self.unless_skipped(row, F.depend(moment1, launched), self.moment1))
+            self.assign(self.moment2, self.unless_skipped(row, F.depend(moment2, launched), self.moment2))
+        return F.depend(weight, launched)
+
 
 class _UpdateInPlace(_Update):
     """Updates a float32 parameter at the same place as its states: Adam writes it."""
 
     def __init__(self, slot, features, place):
         super().__init__(slot, features, place, place, declares_write=True)
-        self.copy, self.assign = place(tensor_move()), place(ops.Assign())
 
     def construct(self, row, gradient):
         gradient = self.prepared(row, gradient, self.parameter)
@@ -82,11 +110,11 @@ class _UpdateInPlace(_Update):
             weight = self.copy(self.parameter)
             if self.decouples:
                 weight = self.decay(row, weight)
-            updated = self.adam(weight, self.moment1, self.moment2, gradient, row)
+            updated = self.updated(row, weight, gradient)
             return self.assign(self.parameter, self.unless_skipped(row, updated, self.parameter))
         if self.decouples:
             self.decay.in_place(row, self.parameter)
-        return self.adam(self.parameter, self.moment1, self.moment2, gradient, row)
+        return self.updated(row, self.parameter, gradient)
 
 
 class _UpdateByDifference(_Update):
@@ -105,7 +133,7 @@ class _UpdateByDifference(_Update):
         # Adam on a weight of zero yields the difference. The zeros are computed, not constant, because Adam overwrites
         # them.
         zeros = self.mul(gradient, self.zero)
-        return self.write(self.adam(zeros, self.moment1, self.moment2, gradient, row), row)
+        return self.write(self.updated(row, zeros, gradient), row)
 
 
 class _UpdateMaster(_Update):
@@ -119,7 +147,7 @@ class _UpdateMaster(_Update):
         self.fresh_value = FreshValue(slot.parameter) if writeback == "assign" else None
         write_place = place if writeback == "in_place" else on_device
         self.write = Write(slot.parameter, write_place, has_decoupled_decay=False, may_skip=features.skip)
-        self.not_equal, self.assign = place(ops.NotEqual()), place(ops.Assign())
+        self.not_equal = place(ops.NotEqual())
 
     def construct(self, row, gradient):
         parameter = self.parameter if self.fresh_value is None else self.fresh_value()
@@ -129,56 +157,7 @@ class _UpdateMaster(_Update):
         gradient = self.prepared(row, gradient, master)
         if self.decouples:
             master = self.decay(row, master)
-        updated = self.adam(master, self.moment1, self.moment2, gradient, row)
+        updated = self.updated(row, master, gradient)
         result = self.cast(self.unless_skipped(row, updated, found), self.parameter.dtype)
         self.assign(self.weight, self.unless_skipped(row, updated, self.weight))
         return self.write(result, row)
-
-
-class _Adam(nn.Cell):
-    """Runs MindSpore's operation Adam, which writes a float32 weight and its moments where they are.
-
-    Args:
-        features (Features): The parts of the algorithm.
-        place (Callable): Places the operation.
-        declares_write (bool): True if MindSpore is to know that Adam writes the weight. It must for differences: equal
-            zeros would otherwise share one buffer. It must not for a master: MindSpore would copy it first, on the
-            device, to protect other readers, but those have run before.
-    """
-
-    def __init__(self, features, place, declares_write):
-        super().__init__(auto_prefix=False)
-        adam = ops.Adam(features.use_locking, features.nesterov)
-        if not declares_write:
-            declare_input(adam, 0, "var", is_written=False)
-        # Declared as written, a gradient is never the memory of a parameter: see `WRITTEN` in step/inputs.py.
-        declare_input(adam, -1, "gradient", is_written=True)
-        self.adam = place(adam)
-        self.skip, self.copy, self.assign = features.skip, place(tensor_move()), place(ops.Assign())
-        self.greater, self.select = place(ops.Greater()), place(ops.Select())
-        # Adam would correct the bias itself, but the learning rate that it gets is corrected already.
-        self.no_power = Tensor(0.0, mstype.float32)
-
-    def construct(self, weight, moment1, moment2, gradient, row):
-        """Returns the updated `weight`.
-
-        If steps may be skipped, Adam writes copies of the moments: after a skipped step, these keep their bits.
-        """
-        written1, written2 = (self.copy(moment1), self.copy(moment2)) if self.skip else (moment1, moment2)
-        launched = self.adam(
-            weight,
-            written1,
-            written2,
-            self.no_power,
-            self.no_power,
-            row[LEARNING_RATE],
-            row[BETA1],
-            row[BETA2],
-            row[EPS],
-            gradient,
-        )
-        if self.skip:
-            is_skipped = self.greater(row[SKIP], 0)
-            self.assign(moment1, self.select(is_skipped, moment1, F.depend(written1, launched)))
-            self.assign(moment2, self.select(is_skipped, moment2, F.depend(written2, launched)))
-        return F.depend(weight, launched)
