@@ -54,12 +54,9 @@ def description():
 
 def difference(text):
     """Returns words about the first entry in which the library's `text` differs; None if there is none."""
-    found = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-    own = description()
-    for entry in dict.fromkeys((*own, *found)):
-        if own.get(entry) != found.get(entry):
-            return (
-                f"{entry!r} is {found.get(entry, 'missing')!r} in the library, but {own.get(entry, 'missing')!r} in "
-                f"Python"
-            )
+    own, found = description(), dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    for entry in own | found:
+        here, there = own.get(entry, "missing"), found.get(entry, "missing")
+        if here != there:
+            return f"{entry!r} is {there!r} in the library, but {here!r} in Python"
     return None

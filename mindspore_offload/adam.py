@@ -24,9 +24,8 @@ from mindspore_offload.states.shard import shard_state
 from mindspore_offload.states.state import exclude_from_broadcast
 from mindspore_offload.step.check_gradients import CheckGradients
 from mindspore_offload.step.coefficients import Coefficients, Features
-from mindspore_offload.step.counters import Counters
+from mindspore_offload.step.counters import Counters, GlobalNorm
 from mindspore_offload.step.inputs import Inputs
-from mindspore_offload.step.norm import GlobalNorm
 from mindspore_offload.step.rows import Rows
 from mindspore_offload.step.step import Step
 from mindspore_offload.update import writeback as writebacks

@@ -16,11 +16,9 @@ CONSTANTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov", "offload_rat
 NOT_CALLED = {
     "get_lr": "pass a LearningRateSchedule as learning_rate",
     "get_weight_decay": "pass a Cell as weight_decay",
-    "decay_weight": "change the gradients in construct",
-    "scale_grad": "change the gradients in construct",
-    "gradients_centralization": "change the gradients in construct",
-    "flatten_gradients": "change the gradients in construct",
 }
+_OF_GRADIENTS = ("decay_weight", "scale_grad", "gradients_centralization", "flatten_gradients")
+NOT_CALLED |= dict.fromkeys(_OF_GRADIENTS, "change the gradients in construct")
 
 
 class GuardedAttributes(nn.Optimizer):

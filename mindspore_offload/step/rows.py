@@ -37,9 +37,8 @@ class Rows(nn.Cell):
         self.has_decay = tuple(has_decay for _, has_decay, _ in keys)
 
         # The index of each row's learning rate, and of its decay, in the tuples that `construct` builds.
-        self.rate_index = tuple(first.values())
-        self.rate_is_dynamic = (self.is_dynamic_lr,) * self.count
-        self.only_rate, self.is_constant = (0,) * self.count, (False,) * self.count
+        self.rate_index = tuple(first.values()) if self.is_group_lr else (0,) * self.count
+        self.rate_is_dynamic = (self.is_group_lr and self.is_dynamic_lr,) * self.count
         is_dynamic = (
             (*optimizer.dynamic_decay_flags, False) if self.is_group else (optimizer.dynamic_weight_decay, False)
         )
@@ -55,12 +54,10 @@ class Rows(nn.Cell):
             global_step (Parameter): The number of steps before this one: 0 in the first.
             learning_rate, weight_decay: The optimizer's attributes of these names.
         """
-        if self.is_group_lr:
-            rates = host.map_(F.partial(_value, global_step, learning_rate), self.rate_index, self.rate_is_dynamic)
-        else:
-            rate = learning_rate(global_step) if self.is_dynamic_lr else learning_rate
-            # Not `(rate,) * count`: MindSpore compiles that into a call inside a call for each row.
-            rates = host.map_(F.partial(_value, global_step, (rate,)), self.only_rate, self.is_constant)
+        if not self.is_group_lr:
+            learning_rate = (learning_rate(global_step) if self.is_dynamic_lr else learning_rate,)
+        # By a map, because MindSpore compiles `(rate,) * count` into a call inside a call for each row.
+        rates = host.map_(F.partial(_value, global_step, learning_rate), self.rate_index, self.rate_is_dynamic)
         decays = (*weight_decay, self.no_decay) if self.is_group else (weight_decay, self.no_decay)
         return rates, host.map_(F.partial(_value, global_step, decays), self.decay_index, self.decay_is_dynamic)
 
