@@ -15,7 +15,11 @@ from mindspore_offload.errors import refuse, typed
 from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 
 FLOATS = [getattr(mstype, name) for name in ELEMENT_TYPES]
-MOMENT_DTYPES = [getattr(mstype, name) for name in MOMENT_FORMATS]
+CHOICES = {
+    "host_kernel": ["auto", "native", "stock"],
+    "writeback": ["auto", "in_place", "assign"],
+    "moment_dtype": [getattr(mstype, name) for name in MOMENT_FORMATS],
+}
 
 
 # Keywords of other optimizers, and what to write here.
@@ -109,7 +113,7 @@ def check_arguments(cls_name, given):
         cls_name (str): The optimizer's class.
         given (dict[str, object]): The arguments by name, those of `nn.Optimizer` as `plain` returns them.
     """
-    scale, params, moment_dtype = given["loss_scale"], given["params"], given["moment_dtype"]
+    scale, params = given["loss_scale"], given["params"]
     is_dynamic = isinstance(scale, Parameter)
     if isinstance(scale, Tensor) and not (is_dynamic and scale.dtype == mstype.float32 and scale.size == 1):
         must = "be a float, or a Parameter of dtype float32 with one element"
@@ -125,8 +129,9 @@ def check_arguments(cls_name, given):
             refuse(TypeError, cls_name, what, rule.must, typed(value), rule.cure)
         if value is not None and not rule.low <= value <= rule.high:
             refuse(ValueError, cls_name, what, rule.must, value, rule.cure)
-    if moment_dtype not in MOMENT_DTYPES:
-        refuse(ValueError, cls_name, "argument 'moment_dtype'", f"be one of {MOMENT_DTYPES}", repr(moment_dtype))
+    for name, choices in CHOICES.items():
+        if given[name] not in choices:
+            refuse(ValueError, cls_name, f"argument '{name}'", f"be one of {choices}", repr(given[name]))
 
 
 def _check_numbers(cls_name, settings):

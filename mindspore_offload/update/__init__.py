@@ -20,18 +20,14 @@ from mindspore_offload.formats import moment_format
 from mindspore_offload.states import buckets
 from mindspore_offload.update import native, stock
 
-HOST_KERNELS = ("auto", "native", "stock")
-
 
 def choose(host_kernel, cls_name, moment_dtype, shard_states):
     """Returns the module that `host_kernel` ("auto", "native" or "stock") stands for on this machine.
 
     Raises:
-        ValueError: If `host_kernel` is unknown, or is "stock" where moments are rounded or states are sharded.
+        ValueError: If `host_kernel` is "stock" where moments are rounded or states are sharded.
         RuntimeError: If it is "native" and the native library can't be used. "auto" warns once and falls back to stock.
     """
-    if host_kernel not in HOST_KERNELS:
-        refuse(ValueError, cls_name, "argument 'host_kernel'", f"be one of {list(HOST_KERNELS)}", repr(host_kernel))
     needs_native = None
     if shard_states:
         needs_native = "'shard_states' is True"
