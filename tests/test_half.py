@@ -7,12 +7,15 @@ import pytest
 from library_calls import GOOD, coefficients, launch
 from rounding import bfloat16_bits, float16_bits, from_bits
 
+from mindspore_offload.abi import ROWS
+
 
 def update_without_gradient(dtype, bits, master):
     """Takes a step with zero gradients and moments. Returns the 16-bit parameters, as bits, and their masters."""
     size = len(bits)
     zeros = [np.zeros(size, np.float32) for _ in range(3)]
-    arrays = [coefficients(), np.zeros((1, 3), np.int32), bits.copy(), *zeros, master.copy(), np.zeros(1, np.float32)]
+    rows, token = np.zeros((1, len(ROWS)), np.int32), np.zeros(1, np.float32)
+    arrays = [coefficients(), rows, bits.copy(), *zeros, master.copy(), token]
     dtypes = {2: dtype}
     assert launch(arrays, dtypes=dtypes) == GOOD
     return arrays[2], arrays[6]
