@@ -10,10 +10,10 @@ from mindspore import nn
 
 
 def warn(message, category=UserWarning):
-    """Warns, and names the user's line, however many of ours lie between."""
-    for level, (frame, _) in enumerate(traceback.walk_stack(sys._getframe()), 1):
-        if not frame.f_globals.get("__name__", "").startswith("mindspore_offload."):
-            return warnings.warn(message, category, stacklevel=level)
+    """Warns, and names the user's line, however many of ours lie between. In MindSpore's threads there may be none."""
+    frames = [frame for frame, _ in traceback.walk_stack(sys._getframe())]
+    is_ours = [frame.f_globals.get("__name__", "").startswith("mindspore_offload.") for frame in frames]
+    warnings.warn(message, category, stacklevel=(*is_ours, False).index(False) + 1)
 
 
 def training_cell():

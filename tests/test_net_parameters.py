@@ -2,6 +2,7 @@
 
 """Parameters that are not what the net trains: frozen ones in the optimizer's list, and replaced ones."""
 
+import _thread
 import copy
 
 import mindspore as ms
@@ -10,6 +11,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from mindspore_offload import AdamOffload
+from mindspore_offload.callers import warn
 
 X, Y = Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones((2, 1), np.float32))
 
@@ -72,3 +74,19 @@ def test_a_frozen_parameter_without_decay_is_warned_of_once():
     with pytest.warns(UserWarning, match=r"2 of the parameters are frozen .*, such as '0.weight', but each") as warned:
         AdamOffload(groups)
     assert [warning.filename for warning in warned] == [__file__]
+
+
+def warn_in_a_thread(message):
+    """Returns after the thread has warned. Unlike a thread of `threading`, it has no frame below the function."""
+    done = _thread.allocate_lock()
+    names = {"__name__": "mindspore_offload.thread", "warn": warn, "done": done}
+    exec("def run(message):\n    warn(message)\n    done.release()", names)
+    done.acquire()
+    _thread.start_new_thread(names["run"], (message,))
+    assert done.acquire(timeout=10)
+
+
+def test_a_warning_without_a_line_of_the_user_is_given_too():
+    """In the threads in which MindSpore compiles, all frames may be ours."""
+    with pytest.warns(UserWarning, match="from a thread"):
+        warn_in_a_thread("from a thread")
