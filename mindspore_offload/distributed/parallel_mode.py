@@ -16,7 +16,7 @@ _NEED_WHOLE = {
     "max_grad_norm": (None, "clip in the training cell (in a MindFormers YAML: use_clip_grad: True)"),
     "skip_nonfinite": (False, "skip such steps in the training cell, as nn.TrainOneStepWithLossScaleCell does"),
     "shard_states": (False, "set enable_parallel_optimizer=True, which cuts the states with the parameters"),
-    "moment_dtype": (mstype.float32, "use float32 or bfloat16: MindSpore can't cut blocks of 8-bit codes"),
+    "moment_dtype": (mstype.float32, "use another one: MindSpore can't cut blocks of codes"),
 }
 
 

@@ -132,13 +132,7 @@ def estimate(
         >>> round(ours.offload_ratio, 4), ours.device_states, ours.host_states
         (0.7143, 24000000000, 60000000000)
     """
-    arguments = dict(locals())
-    for name, numbers in RANGES.items():
-        if arguments[name] is not None and not numbers.has(arguments[name]):
-            _refuse(name, f"be {numbers}", arguments[name])
-    for name, choices in CHOICES.items():
-        if arguments[name] not in choices:
-            _refuse(name, f"be {one_of(map(repr, choices))}", arguments[name])
+    _check_values(locals())
     sizes, is_number = _sizes(parameters, dtype), isinstance(parameters, (int, float))
     if min_offload_size and is_number:
         _refuse("min_offload_size", "be 0 for a number of parameters", min_offload_size, "give their sizes")
@@ -150,7 +144,7 @@ def estimate(
         _refuse("devices", "be a whole number of at least 2 if shard_states is True", devices, "give their number")
     is_clipped = max_grad_norm is not None or skip_nonfinite
     if model_parallel != 1 and (is_clipped or shard_states or MOMENT_FORMATS[moment_dtype].has_codes):
-        others = "max_grad_norm, skip_nonfinite, shard_states or 8-bit moments"
+        others = "max_grad_norm, skip_nonfinite, shard_states or moments of codes"
         _refuse("model_parallel", f"be 1 with {others}", model_parallel, "the optimizer refuses them there")
     ranks = int(devices) if shard_states else 1
 
@@ -165,7 +159,8 @@ def estimate(
         must = "be 'float32' if offload_ratio or min_offload_size keeps all states on the device"
         _refuse("moment_dtype", must, moment_dtype, "leave it out")
     if moment_dtype != "float32" and ours.host_states == ours_with(ratio, "float32").host_states:
-        must = f"be 'float32' or 'bfloat16' if no parameter has {LEAST_CODED:,} elements and two dimensions"
+        others = one_of(repr(row.name) for row in MOMENT_FORMATS.values() if not row.has_codes)
+        must = f"be {others} if no parameter has {LEAST_CODED:,} elements and two dimensions"
         _refuse("moment_dtype", must, moment_dtype, "smaller ones keep float32 moments")
     if shard_states and not ours.interconnect:
         must = "be False if no offloaded parameter is large enough to be cut"
@@ -181,11 +176,27 @@ def estimate(
             each.fits_device = not each.refused and each.device + activations <= device_memory
         if host_memory is not None:
             each.fits_host = not each.refused and each.host * devices <= host_memory
-        crossing = each.to_host + each.to_device
-        if each.host_traffic and host_gb_s and (link_gb_s or not crossing):
-            link = crossing / link_gb_s if link_gb_s else 0
-            each.seconds = (link + each.host_traffic * devices / host_gb_s) / 1e9
+        each.seconds = _seconds(each, devices, link_gb_s, host_gb_s)
     return footprints
+
+
+def _check_values(arguments: dict[str, Any]) -> None:
+    """Refuses arguments that are wrong whatever the others are."""
+    for name, numbers in RANGES.items():
+        if arguments[name] is not None and not numbers.has(arguments[name]):
+            _refuse(name, f"be {numbers}", arguments[name])
+    for name, choices in CHOICES.items():
+        if arguments[name] not in choices:
+            _refuse(name, f"be {one_of(map(repr, choices))}", arguments[name])
+
+
+def _seconds(each: Footprint, devices: int, link_gb_s: Optional[float], host_gb_s: Optional[float]) -> Optional[float]:
+    """Returns the time of an update at these speeds; None if it can't be told."""
+    crossing = each.to_host + each.to_device
+    if not each.host_traffic or not host_gb_s or (crossing and not link_gb_s):
+        return None
+    link = crossing / link_gb_s if link_gb_s else 0
+    return (link + each.host_traffic * devices / host_gb_s) / 1e9
 
 
 def _refuse(argument: str, must: str, got: Any, cure: str = "") -> NoReturn:
