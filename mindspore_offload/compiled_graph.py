@@ -3,30 +3,28 @@
 """Reports where the operations and the states of a step are, from the compiled graph."""
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mindspore import Tensor, nn
 
 from mindspore_offload.errors import refuse
-from mindspore_offload.mindspore_private import ModelProto, NodeProto, PrimitiveProto, TensorProto, compiled_graph
+from mindspore_offload.mindspore_private import ModelProto, NodeProto, TensorProto, compiled_graph
 
 _OPTIMIZER = "/optimizer-"  # in the scope of its operations
 
-# Operations that only order or group values, and run nowhere; and of those that group, how many inputs they pass on.
-_NO_OPERATION = {"Constant", "UpdateState"}
-_GROUPS = {"Load": 1, "Depend": 1, "MakeTuple": None}
+# Operations that run nowhere, because they only pass on values, and how many of their inputs these are. None: all.
+_PASSED_ON = {"Constant": 0, "UpdateState": 0, "Load": 1, "Depend": 1, "MakeTuple": None}
 
-# The types of an element of 1, 2, 4 and 8 bytes.
-_TYPES = {
-    1: (TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8),
-    2: (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT16),
-    4: (TensorProto.FLOAT, TensorProto.INT32),
-    8: (TensorProto.DOUBLE, TensorProto.INT64),
+# The bytes of an element.
+_BYTES = {
+    **dict.fromkeys((TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8), 1),
+    **dict.fromkeys((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT16), 2),
+    **dict.fromkeys((TensorProto.FLOAT, TensorProto.INT32), 4),
+    **dict.fromkeys((TensorProto.DOUBLE, TensorProto.INT64), 8),
 }
-_BYTES = {kind: size for size, kinds in _TYPES.items() for kind in kinds}
 
 
 class Operation(NamedTuple):
@@ -63,8 +61,8 @@ class PlacementReport:
 
     def __str__(self) -> str:
         lines = [f"{'operation':32}{'placed on':>10}{'launches':>10}"]
-        counted = sorted(Counter(self.operations).items(), key=lambda item: (item[0].place, item[0].name))
-        lines += [f"{name:32}{place:>10}{count:10}" for (name, place), count in counted]
+        counted = Counter(sorted(self.operations, key=lambda each: (each.place, each.name)))
+        lines += [f"{name:32}{place:>10}{count:10}" for (name, place), count in counted.items()]
         lines += ["", f"{'':32}{'bytes':>16}{'a parameter':>14}"]
         sizes = {
             "state on the host": sum(self.state_bytes["host"].values()),
@@ -107,112 +105,98 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
     states = {p.name: p.nbytes for p in optimizer.get_parameters() if p.name not in updated}
     graph = _Graph(ModelProto.FromString(compiled_graph(train_cell, *inputs)), states)
     # A pipeline stage has its own parameters and their states only.
-    names = {_last(parameter) for parameter in graph.parameters}
-    parameters = [parameter for parameter in optimizer.parameters if parameter.name in names]
-    elsewhere = updated - names
-    states = {name: size for name, size in states.items() if name.partition(".")[2] not in elsewhere}
+    elsewhere = updated - graph.parameters.keys()
+    parameters = [parameter for parameter in optimizer.parameters if parameter.name not in elsewhere]
     state_bytes: dict[str, dict[str, int]] = {"host": {}, "device": {}}
+    unread = _Value(0)  # for a state that the graph does not have
     for name, size in states.items():
-        state_bytes[graph.place_of(name)][name] = size
-    moved = graph.traffic()
+        if name.partition(".")[2] not in elsewhere:
+            state_bytes[graph.parameters.get(name, unread).place][name] = size
     total = sum(parameter.size for parameter in parameters)
     pairs = zip(optimizer.parameters, getattr(optimizer, "moment1", ()))
     offloaded = sum(parameter.size for parameter, moment in pairs if moment.name in state_bytes["host"])
     return PlacementReport(
-        operations=tuple(node.operation for node in graph.step),
+        operations=tuple(graph.step),
         parameters=total,
         tensors=len(parameters),
         offload_ratio=offloaded / total,
         state_bytes=state_bytes,
-        to_host_bytes=moved["host"],
-        to_device_bytes=moved["device"],
+        to_host_bytes=graph.moved("device", "host"),
+        to_device_bytes=graph.moved("host", "device"),
         interconnect_bytes=graph.gathered,
     )
 
 
-class _Node(NamedTuple):
-    operation: Operation
-    scope: str
-    inputs: set[str]  # the values that it reads
+@dataclass(eq=False)
+class _Value:
+    """A parameter, or the result of an operation."""
+
+    bytes: int
+    made_on: str = ""  # the place of the operation
+    # The places of the step's operations that read it; and "outside" for all others, which are on the device.
+    readers: set[str] = field(default_factory=set)
+
+    @property
+    def place(self) -> str:
+        """A parameter is on the host if only operations there read it."""
+        return self.made_on or ("host" if self.readers <= {"host"} else "device")
 
 
 class _Graph:
-    """Operations of a compiled graph, with the values that flow between them.
+    """A compiled graph.
 
-    `step` has those of the optimizer: all in its scope, and whatever else is placed on the host (an operation
-    that MindSpore inlines loses its scope) or uses one of its `states`, such as the copies that MindSpore inserts.
+    Attributes:
+        parameters (dict[str, _Value]): Its parameters by name.
+        step (list[Operation]): The operations of the optimizer: all in its scope, and whatever else is placed on the
+            host (an operation that MindSpore inlines loses its scope) or reads one of the `states`, such as the copies
+            that MindSpore inserts.
+        gathered (int): The bytes that the optimizer's AllGathers bring.
     """
 
-    def __init__(self, model: ModelProto, states: Container[str]) -> None:
-        self._primitives = {primitive.name: primitive for primitive in model.primitives}
-        self._sizes = {parameter.name: _bytes_of(parameter) for parameter in model.graph.parameter}
-        self._places: dict[str, str] = {}  # of each parameter, and of each value that an operation makes
-        self._groups: dict[str, set[str]] = {}  # the values behind one that only groups or passes on others
-        self.gathered = 0  # bytes that the optimizer's AllGathers bring
-        self.parameters = set(self._sizes)
-        self._users: dict[str, list[_Node]] = defaultdict(list)
-        self.step = []
-        graphs = (model.graph, *model.functions)
-        for node in [node for graph in graphs for proto in graph.node for node in self._read(proto)]:
-            values = set().union(*map(self._values, node.inputs))
-            for value in values:
-                self._users[value].append(node)
-            if _OPTIMIZER in node.scope or node.operation.place == "host" or any(_last(v) in states for v in values):
-                self.step.append(node)
-        for parameter in self.parameters:
-            is_on_device = any(node.operation.place == "device" for node in self._users[parameter])
-            self._places[parameter] = "device" if is_on_device else "host"
+    def __init__(self, model: ModelProto, states: Iterable[str]) -> None:
+        # A call of another graph has no primitive.
+        self._attributes = {each.name: {a.name: a.s for a in each.attribute} for each in model.primitives}
+        # The values behind a name: none behind a constant, several behind a tuple.
+        self._values = {parameter.name: [_Value(_bytes_of([parameter]))] for parameter in model.graph.parameter}
+        # A value is named after its graph and, behind a colon, itself.
+        self.parameters = {name.split(":", 1)[-1]: value for name, (value,) in self._values.items()}
+        self._states = {self.parameters.get(name) for name in states}
+        self.step: list[Operation] = []
+        self.gathered = 0
+        for graph in (model.graph, *model.functions):
+            for node in graph.node:
+                self._values[node.output[0]] = self._read(node)
 
-    def _read(self, node: NodeProto) -> Iterator[_Node]:
-        """Notes the value of a node, and yields the node if it is an operation."""
+    def _read(self, node: NodeProto) -> list[_Value]:
+        """Returns the values behind a node. Those that it reads come before it."""
         reference = node.op_type.removeprefix("REF::")
-        name, primitive, (value,) = reference.split(":")[0], self._primitives.get(reference), node.output
+        name, attributes = reference.split(":")[0], self._attributes.get(reference, {})
+        read = [value for each in node.input[: _PASSED_ON.get(name)] for value in self._values.get(each, ())]
+        if name in _PASSED_ON:
+            return read
         shapes = [attribute for attribute in node.attribute if attribute.name == "shape"]
         shapes += [each for attribute in shapes for each in attribute.values]  # of the elements of a tuple
-        self._sizes[value] = sum(_bytes_of(tensor) for attribute in shapes for tensor in attribute.tensors)
-        if name in _GROUPS:
-            self._groups[value] = set(node.input[: _GROUPS[name]])
-        elif name == "TupleGetItem":
-            if node.input[0] in self._places:
-                self._places[value] = self._places[node.input[0]]
-        elif name not in _NO_OPERATION:
-            place = "host" if _attribute(primitive, "primitive_target") == "CPU" else "device"
-            self._places[value] = place
-            if name == "AllGather" and _OPTIMIZER in node.domain:
-                self.gathered += self._sizes[value] - self._sizes[node.input[0]]
-            if name == "Custom":
-                name = f"Custom {_attribute(primitive, 'func_name').rpartition(':')[2]}"  # behind the path
-            yield _Node(Operation(name, place), node.domain, set(node.input))
+        size = sum(_bytes_of(attribute.tensors) for attribute in shapes)
+        if name == "TupleGetItem":
+            return [_Value(size, value.place) for value in read]
+        place = "host" if attributes.get("primitive_target") == b"CPU" else "device"
+        is_in_scope = _OPTIMIZER in node.domain
+        if name == "AllGather" and is_in_scope:
+            self.gathered += size - sum(value.bytes for value in read)
+        if name == "Custom":
+            name = f"Custom {attributes.get('func_name', b'').decode().rpartition(':')[2]}"  # behind the path
+        is_of_step = is_in_scope or place == "host" or not self._states.isdisjoint(read)
+        if is_of_step:
+            self.step.append(Operation(name, place))
+        for value in read:
+            value.readers.add(place if is_of_step else "outside")
+        return [_Value(size, place)]
 
-    def _values(self, name: str) -> set[str]:
-        """The values behind an input, through what groups or passes them on."""
-        if name not in self._groups:
-            return {name}
-        return set().union(*map(self._values, self._groups[name]))
-
-    def place_of(self, state: str) -> str:
-        """Returns "host" for the state of this name if nothing on the device uses it, else "device"."""
-        return next((self._places[parameter] for parameter in self.parameters if _last(parameter) == state), "host")
-
-    def traffic(self) -> dict[str, int]:
-        """Bytes that the optimizer step moves to "host" and to "device". A value moves once each way."""
-        moved, of_step = {"host": 0, "device": 0}, set(map(id, self.step))
-        for value, place in self._places.items():  # constants and inputs of the training cell have none
-            for other in {node.operation.place for node in self._users[value] if id(node) in of_step} - {place}:
-                moved[other] += self._sizes[value]
-        return moved
+    def moved(self, source: str, target: str) -> int:
+        """Returns how many bytes the optimizer moves from one place to the other. A value moves once."""
+        values = set().union(*self._values.values())
+        return sum(value.bytes for value in values if value.place == source and target in value.readers)
 
 
-def _attribute(primitive: Optional[PrimitiveProto], name: str) -> str:
-    """A text attribute of a primitive; empty without it, or for a call of another graph, which has no primitive."""
-    found = next((attribute.s for attribute in primitive.attribute if attribute.name == name), "") if primitive else ""
-    return found.decode() if isinstance(found, bytes) else found
-
-
-def _bytes_of(tensor: TensorProto) -> int:
-    return math.prod(tensor.dims) * _BYTES.get(tensor.data_type, 0)
-
-
-def _last(value: str) -> str:
-    """A value is named after its graph and, behind a colon, itself."""
-    return value.split(":", 1)[-1]
+def _bytes_of(tensors: Iterable[TensorProto]) -> int:
+    return sum(math.prod(tensor.dims) * _BYTES.get(tensor.data_type, 0) for tensor in tensors)
