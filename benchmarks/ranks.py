@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mindspore_offload import AdamOffload, host
 from mindspore_offload.abi import COLUMNS
-from mindspore_offload.diagnosis.step_speed import Step
+from mindspore_offload.diagnosis.steps import Step
 
 SHAPE = (1024, 1024)
 WARM_UP = 2

@@ -15,7 +15,7 @@ from oracle import AdamW, NoBiasCorrection, Oracle
 
 from benchmarks.bare_loop import BETA1, BETA2, EPS, LEARNING_RATE
 from mindspore_offload import AdamOffload, AdamWOffload
-from mindspore_offload.diagnosis.step_speed import Step
+from mindspore_offload.diagnosis.steps import Step
 from mindspore_offload.formats import moment_format
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.bare_loop import LEARNING_RATE
 from benchmarks.process import progress
-from mindspore_offload.diagnosis.training_check import worst_error
+from mindspore_offload.diagnosis.steps import worst_error
 from mindspore_offload.errors import CommandError
 from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MOMENT_FORMATS
 

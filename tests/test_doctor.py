@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from mindspore_offload import AdamOffload, __version__, machine, native_library
 from mindspore_offload.commands import doctor, main
-from mindspore_offload.diagnosis import examination, settings, step_speed, training_check, versions
+from mindspore_offload.diagnosis import examination
 from mindspore_offload.diagnosis import steps as tried_steps
 from mindspore_offload.diagnosis.finding import Finding
 from mindspore_offload.errors import one_line
@@ -38,12 +38,12 @@ def steps(monkeypatch):
     """Replaces the training steps by right ones that are not run. Returns the arguments of each."""
     tried = []
 
-    def failures(**arguments):
+    def faults(**arguments):
         tried.append(tuple(arguments.values()))
-        return {}
+        return []
 
-    monkeypatch.setattr(training_check, "failures", failures)
-    monkeypatch.setattr(step_speed, "seconds_of_a_step", lambda ratio=1.0: 0.02 + 0.08 * ratio)
+    monkeypatch.setattr(tried_steps, "faults", faults)
+    monkeypatch.setattr(tried_steps, "milliseconds_of_a_step", lambda ratio=1.0: 20 + 80 * ratio)
     return tried
 
 
@@ -123,8 +123,8 @@ def test_with_a_wrong_white_list(steps, fresh_library):
 
 def test_with_the_compile_cache(monkeypatch):
     monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
-    state, text = settings.CHECKS["compile cache"]()
-    assert (state, "delete the cache" in text) == ("note", True)
+    found = next(finding for finding in examination.findings() if finding.subject == "compile cache")
+    assert (found.state, "delete the cache" in found.text) == ("note", True)
 
 
 @pytest.mark.parametrize(
@@ -170,35 +170,33 @@ def test_where_mindspore_cannot_be_imported(tmp_path):
 
 def test_a_wrong_step_is_found(monkeypatch):
     """All but the weights' exact values are right here: an optimizer that looks ahead."""
-    monkeypatch.setattr(training_check, "AdamOffload", functools.partial(AdamOffload, use_nesterov=True))
-    wrong = training_check.failures()
-    assert list(wrong) == list(ELEMENT_TYPES)
-    assert all(text.startswith("the weights are off by") for text in wrong.values())
-    assert training_check.error_of_steps("float32", "native", "auto", moment_dtype="bfloat16") > 1
-    assert training_check.error_of_steps("float32", "native", "auto", moment_dtype="uint8") > 1
+    monkeypatch.setattr(tried_steps, "AdamOffload", functools.partial(AdamOffload, use_nesterov=True))
+    wrong = tried_steps.faults()
+    assert [text.partition(" by ")[0] for text in wrong] == [f"{dtype}: the weights are off" for dtype in ELEMENT_TYPES]
+    assert tried_steps.error_of_steps("float32", host_kernel="native", moment_dtype="bfloat16") > 1
+    assert tried_steps.error_of_steps("float32", host_kernel="native", moment_dtype="uint8") > 1
 
 
 def test_a_step_that_raises_is_found(monkeypatch):
     def refuse(*arguments, **settings):
         raise RuntimeError("no such operation\nand more lines")
 
-    monkeypatch.setattr(training_check, "AdamOffload", refuse)
-    wrong = training_check.failures()
-    assert wrong == dict.fromkeys(ELEMENT_TYPES, "RuntimeError: no such operation")
+    monkeypatch.setattr(tried_steps, "AdamOffload", refuse)
+    assert tried_steps.faults() == [f"{dtype}: RuntimeError: no such operation" for dtype in ELEMENT_TYPES]
 
 
 def test_wrong_steps_are_reported(steps, monkeypatch):
-    wrong = {"float16": "the weights are off by 7 times the allowed error"}
-    monkeypatch.setattr(training_check, "failures", lambda **arguments: wrong)
+    wrong = ["float16: the weights are off by 7 times the allowed error", "bfloat16: RuntimeError"]
+    monkeypatch.setattr(tried_steps, "faults", lambda **arguments: wrong)
     findings = list(examination.findings())
     assert of_steps(findings) == ["failed"] + 6 * ["warning"]
-    assert f"float16: {wrong['float16']}" in of_state(findings, "failed")[0].text
+    assert of_state(findings, "failed")[0].text == f"auto, auto: {wrong[0]}; {wrong[1]}"
     assert [finding.subject for finding in of_state(findings, "skipped")] == ["speed"]
 
 
 def test_the_parts_of_a_step_on_an_accelerator(steps, monkeypatch):
     """A step has 20 ms without offloading and 80 ms more with it, of which the kernel needs 30."""
-    monkeypatch.setattr(memory_speed, "seconds_of_a_step", lambda size: 0.03 * size / step_speed.PARAMS)
+    monkeypatch.setattr(memory_speed, "seconds_of_a_step", lambda size: 0.03 * size / tried_steps.TIMED_PARAMS)
     *_, speed, whole, half = tried_steps.check("GPU", has_library=True)
     assert speed.text == "100.0 ms a step of 16,777,216 float32 parameters, 5.96 ns each"
     assert [finding.subject for finding in (whole, half)] == ["offload_ratio"] * 2
@@ -214,7 +212,7 @@ def test_speed_is_not_measured_without_memory(steps, monkeypatch):
 
 def test_the_timed_steps_update_the_weights(monkeypatch):
     """All gradients are 1, so each of Adam's first steps is the learning rate."""
-    monkeypatch.setattr(step_speed, "SHAPES", ((3, 5), (7,)))
+    monkeypatch.setattr(tried_steps, "TIMED_SHAPES", ((3, 5), (7,)))
     made = []
 
     class Recorded(AdamOffload):
@@ -222,10 +220,10 @@ def test_the_timed_steps_update_the_weights(monkeypatch):
             made.extend(parameters)
             super().__init__(parameters, **settings)
 
-    monkeypatch.setattr(step_speed, "AdamOffload", Recorded)
-    assert step_speed.seconds_of_a_step() > 0
+    monkeypatch.setattr(tried_steps, "AdamOffload", Recorded)
+    assert tried_steps.milliseconds_of_a_step() > 0
     for parameter in made:
-        np.testing.assert_allclose(parameter.asnumpy(), 1 - 1e-3 * (2 + step_speed.STEPS), rtol=1e-5)
+        np.testing.assert_allclose(parameter.asnumpy(), 1 - 1e-3 * (2 + tried_steps.TIMED_STEPS), rtol=1e-5)
 
 
 def test_the_speed_of_memory_is_measured_with_adam():
@@ -238,8 +236,8 @@ def test_the_speed_of_memory_is_measured_with_adam():
     moment1, moment2 = np.zeros_like(weight), np.zeros_like(weight)
     for _ in range(2):
         memory_speed.run_kernel(weight, moment1, moment2, gradient)
-    assert training_check.worst_error(weight, expected.weights[0], "float32") < 1
-    assert memory_speed.memory_speed(size=1000, steps=3) > 0
+    assert tried_steps.worst_error(weight, expected.weights[0], "float32") < 1
+    assert memory_speed.memory_speed(size=1000) > 0
 
 
 def test_an_interrupted_compilation_leaves_no_file(tmp_path):
@@ -284,7 +282,7 @@ def test_the_supported_versions_are_those_of_the_package():
         name = wanted[requirement.name]
         of_mindspore = ("2.6.9", "2.7.0", "2.10.0", "2.10.5", "2.11.0rc1", "2.11.0")
         for version in ("1.25.9", "1.26.0", "1.99", "2.0", *of_mindspore, "3.8", "3.9", "3.13"):
-            assert versions.is_supported(name, version) == requirement.specifier.contains(version), text
+            assert examination.is_supported(name, version) == requirement.specifier.contains(version), text
 
 
 RULE = 52 * "-"
@@ -310,6 +308,6 @@ def test_the_line_of_an_error_is_its_message(text, line):
 def test_a_rounded_weight_may_be_half_a_unit_off(dtype):
     unit = 2.0 ** -ELEMENT_TYPES[dtype].fraction_bits
     expected = np.array([1.0, 1.5])
-    assert training_check.worst_error(expected + 0.4 * unit, expected, dtype) < 1
-    assert training_check.worst_error(expected + 0.6 * unit + 2e-6, expected, dtype) > 1
-    assert training_check.worst_error(np.array([1.0, np.nan]), expected, dtype) == np.inf
+    assert tried_steps.worst_error(expected + 0.4 * unit, expected, dtype) < 1
+    assert tried_steps.worst_error(expected + 0.6 * unit + 2e-6, expected, dtype) > 1
+    assert tried_steps.worst_error(np.array([1.0, np.nan]), expected, dtype) == np.inf

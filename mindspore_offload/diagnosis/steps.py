@@ -1,12 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tries training steps, and times them."""
+"""Real training steps: compared with those of `nn.Adam`, and timed."""
 
-from mindspore_offload import machine
-from mindspore_offload.diagnosis import step_speed, training_check
+import functools
+import statistics
+import timeit
+import warnings
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn
+
+from mindspore_offload import AdamOffload, machine
 from mindspore_offload.diagnosis.finding import FAILED, NOTE, OK, SKIPPED, WARNING, Finding
-from mindspore_offload.formats import EXACT, MOMENT_FORMATS
-from mindspore_offload.planning.memory_speed import BYTES_A_PARAMETER
+from mindspore_offload.errors import one_line
+from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MOMENT_FORMATS
+from mindspore_offload.planning import memory_speed
+
+SHAPE = (37, 111)  # large enough for codes, and no multiple of a vector's length
+SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.1, "loss_scale": 1024.0}
+
+# Weights and gradients have seven bits, so every dtype holds them and one `nn.Adam` answers for all. The gradients of a
+# weight keep their sign from step to step, so that the error of rounded moments is bounded by their learning rate.
+_INDICES = np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE)
+WEIGHTS = (_INDICES % 128 - 64) / 64
+GRADIENTS = [factor * (-1) ** _INDICES * (32 + _INDICES % 96) / 64 for factor in (1.0, 0.5, 2.0)]
+
+# The steps to be timed.
+TIMED_SHAPES = ((2048, 2048),) * 4
+TIMED_PARAMS = sum(rows * columns for rows, columns in TIMED_SHAPES)
+TIMED_BYTES = 16 * TIMED_PARAMS  # weight, gradient and moments
+TIMED_STEPS = 7
 
 
 def check(device, has_library):
@@ -22,8 +46,8 @@ def check(device, has_library):
             yield _step(name, arguments, WARNING, cure)
     if default.state != OK:
         yield Finding("speed", SKIPPED, "not measured without a right step")
-    elif machine.available_memory() < 2 * step_speed.BYTES:
-        yield Finding("speed", SKIPPED, f"a step to be timed needs {2 * step_speed.BYTES / 1e9:.1f} GB of memory")
+    elif machine.available_memory() < 2 * TIMED_BYTES:
+        yield Finding("speed", SKIPPED, f"a step to be timed needs {2 * TIMED_BYTES / 1e9:.1f} GB of memory")
     else:
         yield from _speed(device)
 
@@ -41,26 +65,123 @@ def _choices(device):
 
 
 def _step(name, arguments, bad, cure):
-    wrong = training_check.failures(**arguments)
+    wrong = faults(**arguments)
     if wrong:
-        return Finding("training step", bad, f"{name}: " + "; ".join(f"{d}: {what}" for d, what in wrong.items()), cure)
+        return Finding("training step", bad, f"{name}: {'; '.join(wrong)}", cure)
     return Finding("training step", OK, f"{name}: float32, float16 and bfloat16 weights as with nn.Adam")
 
 
+def faults(**arguments):
+    """Tries steps with these arguments of the optimizer. Returns what is wrong, a text for each dtype at fault."""
+    found = []
+    for dtype in ELEMENT_TYPES:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # doctor has reported a library that can't be used
+                error = error_of_steps(dtype, **arguments)
+            if error > 1:
+                found.append(f"{dtype}: the weights are off by {error:.3g} times the allowed error")
+        except Exception as exception:
+            found.append(f"{dtype}: {one_line(exception)}")
+    return found
+
+
+def error_of_steps(dtype, moment_dtype="float32", **arguments):
+    """Returns the worst error of three steps, in units of what float32 arithmetic and rounded moments explain."""
+    # Both moments are rounded once before the second update and twice before the third. A unit in both moves a weight
+    # by 1.5 units of the learning rate: together 4.5, and for the coarsest moments, whose squares count too, below 6.
+    slack = 6 * MOMENT_FORMATS[moment_dtype].unit * SETTINGS["learning_rate"]
+    weights = _trained(dtype, AdamOffload, moment_dtype=getattr(ms, moment_dtype), **arguments)
+    return worst_error(weights, _expected(), dtype, slack=slack)
+
+
+@functools.cache
+def _expected():
+    return _trained("float32", nn.Adam)
+
+
+def _trained(dtype, optimizer_class, **arguments):
+    """Returns the weights after a step for each of the gradients."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    net = Product(getattr(ms, dtype))
+    optimizer = optimizer_class(net.trainable_params(), **SETTINGS, **arguments)
+    train = nn.TrainOneStepCell(net, optimizer, sens=SETTINGS["loss_scale"])
+    for gradient in GRADIENTS:
+        train(Tensor(gradient, getattr(ms, dtype)))
+    return net.weight.astype(ms.float32).asnumpy()
+
+
+class Product(nn.Cell):
+    """A net of one weight, whose gradient is its input. MindSpore 2.7.0 can't multiply bfloat16 on the CPU device."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.weight = Parameter(Tensor(WEIGHTS, dtype), name="weight")
+
+    def construct(self, inputs):
+        return (self.weight.astype(ms.float32) * inputs.astype(ms.float32)).sum()
+
+
+def worst_error(actual, expected, dtype, roundings=1, slack=0.0):
+    """Returns the largest error of an element, in units of the allowed error.
+
+    Allowed are `slack`, 1e-6 for float32 arithmetic, and half a unit of `dtype` for each time that the value was
+    rounded to it.
+    """
+    expected = np.asarray(expected, np.float64)
+    allowed = slack + 1e-6 * np.maximum(1, np.abs(expected))
+    if dtype != "float32":
+        exponent = np.maximum(np.frexp(np.abs(expected))[1] - 1, -14)
+        allowed = allowed + roundings * np.ldexp(0.5, exponent - ELEMENT_TYPES[dtype].fraction_bits)
+    errors = np.abs(np.asarray(actual, np.float64) - expected) / allowed
+    return errors.max() if np.isfinite(errors).all() else np.inf
+
+
 def _speed(device):
-    seconds = step_speed.seconds_of_a_step()
-    nanoseconds = seconds / step_speed.PARAMS * 1e9
-    text = f"{seconds * 1e3:.1f} ms a step of {step_speed.PARAMS:,} float32 parameters, {nanoseconds:.2f} ns each"
+    """Yields the time of a step. On an accelerator also its parts: host, device, and what is left of it.
+
+    The time of the host is that of the kernel alone, over as many parameters. The time of the device is that of a step
+    without offloading, in the share of the parameters that stay there.
+    """
+    whole = milliseconds_of_a_step()
+    nanoseconds = whole / TIMED_PARAMS * 1e6
+    text = f"{whole:.1f} ms a step of {TIMED_PARAMS:,} float32 parameters, {nanoseconds:.2f} ns each"
     if device == "CPU":  # elsewhere the link is part of the time
-        yield Finding("speed", OK, f"{text}, {BYTES_A_PARAMETER / nanoseconds:.1f} GB/s")
+        yield Finding("speed", OK, f"{text}, {memory_speed.BYTES_A_PARAMETER / nanoseconds:.1f} GB/s")
         text = "less than 1.0 saves no time on the CPU device, where host and device share their memory"
         yield Finding("offload_ratio", NOTE, text)
         return
     yield Finding("speed", OK, text)
-    without = step_speed.seconds_of_a_step(0.0)
-    for ratio, total in ((1.0, seconds), (0.5, step_speed.seconds_of_a_step(0.5))):
-        parts = step_speed.parts_of_a_step(ratio, total, without)
-        total, host, on_device, rest = (f"{1e3 * each:.1f}" for each in (total, *parts))
-        text = f"{ratio}: {total} ms a step; host {host}, the kernel alone; device {on_device}, its share of a step "
-        text += f"without offloading; the rest {rest}, computed as the difference: link and launches"
+    without, half = milliseconds_of_a_step(0.0), milliseconds_of_a_step(0.5)
+    kernel = 1e3 * memory_speed.seconds_of_a_step(TIMED_PARAMS)
+    for ratio, total in ((1.0, whole), (0.5, half)):
+        host, on_device = ratio * kernel, (1 - ratio) * without
+        rest = total - host - on_device
+        text = (
+            f"{ratio}: {total:.1f} ms a step; host {host:.1f}, the kernel alone; device {on_device:.1f}, its share of "
+        )
+        text += f"a step without offloading; the rest {rest:.1f}, computed as the difference: link and launches"
         yield Finding("offload_ratio", OK, text)
+
+
+def milliseconds_of_a_step(offload_ratio=1.0):
+    """Returns the median time of a step of `TIMED_PARAMS` float32 parameters, where training runs it: in a graph."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    parameters, gradients = (
+        [Parameter(Tensor(np.ones(shape, np.float32)), name=f"{name}{i}") for i, shape in enumerate(TIMED_SHAPES)]
+        for name in ("weight", "gradient")
+    )
+    step = Step(AdamOffload(parameters, offload_ratio=offload_ratio), gradients)
+    seconds = timeit.repeat(step, number=1, repeat=2 + TIMED_STEPS)[2:]  # the first two compile, and allocate
+    return 1e3 * statistics.median(seconds)
+
+
+class Step(nn.Cell):
+    """Runs an optimizer on gradients that the graph holds, as that of a training step does."""
+
+    def __init__(self, optimizer, gradients):
+        super().__init__(auto_prefix=False)
+        self.optimizer, self.gradients = optimizer, ParameterTuple(gradients)
+
+    def construct(self):
+        return self.optimizer(self.gradients)

@@ -3,7 +3,7 @@
 """Measures the speed of host memory with the native kernel itself, without MindSpore."""
 
 import ctypes
-import time
+import timeit
 
 import numpy as np
 
@@ -15,24 +15,19 @@ BYTES_A_PARAMETER = 28  # weight and both moments are read and written, the grad
 COEFFICIENTS = {"learning_rate": 1e-3, "eps": 1e-8, "clip": 1, "gradient_scale": 1, "beta1": 0.9, "beta2": 0.999}
 
 
-def memory_speed(size=2**24, steps=7):
+def memory_speed(size=2**24):
     """Returns the speed of host memory in the fastest of a few steps of `size` parameters, in 1e9 bytes per second.
 
     Raises:
         NativeLibraryError: If the native library can't be used here.
     """
-    return BYTES_A_PARAMETER * size / seconds_of_a_step(size, steps) / 1e9
+    return BYTES_A_PARAMETER * size / seconds_of_a_step(size) / 1e9
 
 
-def seconds_of_a_step(size, steps=7):
+def seconds_of_a_step(size):
     """Returns the time of the fastest of a few steps of `size` parameters."""
-    weight, moment1, moment2, gradient = (np.ones(size, np.float32) for _ in range(4))
-    seconds = []
-    for _ in range(1 + steps):
-        start = time.perf_counter()
-        run_kernel(weight, moment1, moment2, gradient)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+    arrays = [np.ones(size, np.float32) for _ in range(4)]
+    return min(timeit.repeat(lambda: run_kernel(*arrays), number=1, repeat=8))
 
 
 def run_kernel(weight, moment1, moment2, gradient):
@@ -42,12 +37,12 @@ def run_kernel(weight, moment1, moment2, gradient):
     token = np.zeros(1, np.float32)
     arrays = [coefficients, rows, weight, moment1, moment2, gradient, token]
     count = len(arrays)
-    shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+    shapes = [array.ctypes.shape_as(ctypes.c_int64) for array in arrays]
     status = native_library.load().AdamInPlace(
         count,
         (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
         (ctypes.c_int * count)(*(array.ndim for array in arrays)),
-        (ctypes.c_void_p * count)(*(ctypes.addressof(shape) for shape in shapes)),
+        (ctypes.c_void_p * count)(*map(ctypes.addressof, shapes)),
         (ctypes.c_char_p * count)(*(str(array.dtype).encode() for array in arrays)),
         None,
         None,
