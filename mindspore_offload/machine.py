@@ -11,6 +11,7 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
+CPUINFO = Path("/proc/cpuinfo")
 NUMA_NODES = Path("/sys/devices/system/node")
 
 # A limit that does not exist, is "max" or is written in an unknown way counts as no limit.
@@ -46,9 +47,9 @@ def container_memory():
         ):
             with contextlib.suppress(*NO_LIMIT):
                 size = int((group / limit).read_text())
-                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
                 if size < 1 << 60:  # the old interface writes "no limit" as a number near the largest
-                    free.append(size - int((group / usage).read_text()) + int(statistics.get(reclaimable, 0)))
+                    used = int((group / usage).read_text()) - int(_entry(group / "memory.stat", reclaimable) or 0)
+                    free.append(size - used)
                     sizes.append(size)
     return min(sizes), min(free)
 
@@ -67,12 +68,12 @@ def _groups(controller):
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            trees = (CGROUP, CGROUP / "unified")
+            trees = ("", "unified")
         elif controller in controllers.split(","):
-            trees = (CGROUP / controller, CGROUP / controllers)
+            trees = (controller, controllers)
         else:
             trees = ()
-        for tree in trees:
+        for tree in [CGROUP / name for name in trees]:
             group = tree / path.lstrip("/")
             yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(tree))
 
@@ -80,9 +81,8 @@ def _groups(controller):
 def available_memory():
     """Returns how many bytes this process can still get without swapping."""
     _, free = container_memory()
-    lines = MEMINFO.read_text(encoding="utf-8").splitlines()
-    free_of_system = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
-    return min(free_of_system, free)
+    kilobytes, _ = _entry(MEMINFO, "MemAvailable").split()
+    return min(1024 * int(kilobytes), free)
 
 
 def numa_nodes():
@@ -95,8 +95,10 @@ def numa_nodes():
 
 def cpu_name():
     """Returns the CPU's own name, or its architecture if it has none."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
+    return _entry(CPUINFO, "model name") or platform.machine()
+
+
+def _entry(path, name):
+    """Returns the value of the first line "name value" or "name: value" of a file; empty if there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.removeprefix(name).strip(" \t:") for line in lines if line.startswith(name)), "")
