@@ -15,6 +15,7 @@ from mindspore_offload import abi, machine
 PATH = Path(__file__).resolve().parent / "libmindspore_offload.so"
 
 MAX_THREADS = 1024
+THREADS = {str(count): count for count in range(1, MAX_THREADS + 1)}  # by the text that asks for them
 
 # Without --no-cache-dir, pip takes the wheel that it built and cached without the library.
 _REBUILD = (
@@ -111,21 +112,15 @@ def path_variable():
 
 @functools.cache
 def _digest_of_sources():
-    folder = Path(__file__).resolve().parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    sources = sorted(Path(__file__).resolve().parent.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
 def _set_isa(library):
     name = os.environ.get("MINDSPORE_OFFLOAD_ISA")
     if name and not library.MindsporeOffloadSetIsa(os.fsencode(name)):
         supported = library.MindsporeOffloadSupportedIsas().decode().split()
-        raise NativeLibraryError(
-            f"the environment variable MINDSPORE_OFFLOAD_ISA must be one of {supported} on this machine, "
-            f"but it is {name!r:.60}; set it to one of them or unset it"
-        )
+        _refuse("MINDSPORE_OFFLOAD_ISA", f"one of {supported} on this machine", "one of them")
 
 
 def _set_threads(library):
@@ -137,12 +132,9 @@ def _set_threads(library):
     is_worker = os.environ.get("MS_ROLE") == "MS_WORKER"  # of `msrun`
     if is_worker and openmp == "1":
         openmp = ""  # a worker inherits the 1 that MindSpore sets in its parent, and the user did not ask for it
-    threads = _thread_count(text or openmp)  # None for a list, which OpenMP allows
+    threads = THREADS.get((text or openmp).strip().lstrip("0"))  # None for a list, which OpenMP allows
     if text and not threads:
-        raise NativeLibraryError(
-            f"the environment variable MINDSPORE_OFFLOAD_THREADS must be a whole number from 1 to {MAX_THREADS}, but "
-            f"it is {text!r:.60}; set it to such a number or unset it"
-        )
+        _refuse("MINDSPORE_OFFLOAD_THREADS", f"a whole number from 1 to {MAX_THREADS}", "such a number")
     workers = _local_workers() if is_worker else 1
     library.MindsporeOffloadSetThreads(threads or max(1, machine.allowed_cores() // workers))
 
@@ -164,20 +156,16 @@ def _local_workers():
     return max(1, len(devices))
 
 
-def _thread_count(text):
-    """Returns the number of threads that `text` asks for; None if it is no whole number from 1 to MAX_THREADS."""
-    digits = text.strip().lstrip("0")
-    # Python refuses to read thousands of digits.
-    is_short = digits.isdecimal() and len(digits) <= len(str(MAX_THREADS))
-    return int(digits) if is_short and int(digits) <= MAX_THREADS else None
-
-
 def _check_white_list():
     """Refuses a white list without our library. MindSpore refuses it too, but does not say what to do."""
     allowed = os.environ.get("MS_CUSTOM_AOT_WHITE_LIST")
     # As MindSpore resolves it. Unlike Path.resolve, this raises nothing, for a loop of symbolic links for example.
     if allowed is not None and not PATH.is_relative_to(os.path.realpath(allowed)):
-        raise NativeLibraryError(
-            f"MS_CUSTOM_AOT_WHITE_LIST is {allowed!r:.200}, which does not hold {PATH}; set it to "
-            f"'{PATH.parent}' or unset it"
-        )
+        _refuse("MS_CUSTOM_AOT_WHITE_LIST", f"a folder that holds {PATH}", f"'{PATH.parent}'")
+
+
+def _refuse(variable, must_be, cure):
+    raise NativeLibraryError(
+        f"the environment variable {variable} must be {must_be}, but it is {os.environ[variable]!r:.100}; "
+        f"set it to {cure} or unset it"
+    )

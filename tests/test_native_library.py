@@ -96,15 +96,19 @@ def test_stock_needs_no_library(broken_library):
         ("MINDSPORE_OFFLOAD_ISA", "avx1024", r"must be one of .*'baseline'.* but it is 'avx1024'"),
         ("MINDSPORE_OFFLOAD_THREADS", "0", "must be a whole number from 1 to 1024, but it is '0'"),
         ("MINDSPORE_OFFLOAD_THREADS", "two", "must be a whole number from 1 to 1024, but it is 'two'"),
-        ("MS_CUSTOM_AOT_WHITE_LIST", "/nowhere", "MS_CUSTOM_AOT_WHITE_LIST is '/nowhere'.*unset it"),
+        (
+            "MS_CUSTOM_AOT_WHITE_LIST",
+            "/nowhere",
+            "WHITE_LIST must be a folder that holds .*, but it is '/nowhere'; .*unset it",
+        ),
         # The environment holds bytes. Python shows those that are no text as surrogates.
         ("MINDSPORE_OFFLOAD_ISA", "avx2\udcff", r"must be one of .* but it is 'avx2\\udcff'"),
         ("MINDSPORE_OFFLOAD_ISA", "x" * 100_000, "must be one of .* but it is 'x{1,100}; set it"),
         ("MINDSPORE_OFFLOAD_THREADS", "\udcff", r"must be a whole number .* but it is '\\udcff'"),
         ("MINDSPORE_OFFLOAD_THREADS", "9" * 100_000, "must be a whole number .* but it is '9{1,100}; set it"),
-        ("MS_CUSTOM_AOT_WHITE_LIST", "/\udcff", r"MS_CUSTOM_AOT_WHITE_LIST is '/\\udcff'.*unset it"),
-        ("MS_CUSTOM_AOT_WHITE_LIST", "/" + "x" * 100_000, "MS_CUSTOM_AOT_WHITE_LIST is '/x{1,200}, which.*unset it"),
-        ("MS_CUSTOM_AOT_WHITE_LIST", "loop", "MS_CUSTOM_AOT_WHITE_LIST is 'loop'.*unset it"),
+        ("MS_CUSTOM_AOT_WHITE_LIST", "/\udcff", r"must be a folder .*, but it is '/\\udcff'; .*unset it"),
+        ("MS_CUSTOM_AOT_WHITE_LIST", "/" + "x" * 100_000, "must be a folder .*, but it is '/x{1,100}; .*unset it"),
+        ("MS_CUSTOM_AOT_WHITE_LIST", "loop", "must be a folder .*, but it is 'loop'; .*unset it"),
     ],
     ids=[
         "isa",
