@@ -16,7 +16,7 @@ class NativeOperation(ops.Custom):
         shapes, dtypes: Those of the output, or tuples of them for several outputs. `shapes` may be a function of the
             shapes of the inputs.
         inputs (Optional[dict[str, int]]): The roles of the inputs, in their order, and the number of tensors of each.
-            Needed only if some are written.
+            Given if some are written.
         written (tuple[str]): The roles of the inputs that are written.
     """
 
@@ -32,10 +32,8 @@ class NativeOperation(ops.Custom):
             self.add_prim_attr(attribute, f"{native_library.path_variable()}:{function}")
         if isinstance(dtypes, tuple):
             self.add_prim_attr("multi_output", True)
-        if inputs is not None:
-            declare_inputs(
-                self, [(f"{role}_{i}", role in written) for role, count in inputs.items() for i in range(count)]
-            )
-        if written:
+        if inputs:
+            names = [(f"{role}_{i}", role in written) for role, count in inputs.items() for i in range(count)]
+            declare_inputs(self, names)
             self.add_prim_attr("side_effect_mem", True)
         host.place(self)
