@@ -64,12 +64,9 @@ class PlacementReport:
         counted = Counter(sorted(self.operations, key=lambda each: (each.place, each.name)))
         lines += [f"{name:32}{place:>10}{count:10}" for (name, place), count in counted.items()]
         lines += ["", f"{'':32}{'bytes':>16}{'a parameter':>14}"]
-        sizes = {
-            "state on the host": sum(self.state_bytes["host"].values()),
-            "state on the device": sum(self.state_bytes["device"].values()),
-            "device to host, a step": self.to_host_bytes,
-            "host to device, a step": self.to_device_bytes,
-        }
+        sizes = {f"state on the {place}": sum(states.values()) for place, states in self.state_bytes.items()}
+        sizes["device to host, a step"] = self.to_host_bytes
+        sizes["host to device, a step"] = self.to_device_bytes
         if self.interconnect_bytes:
             sizes["from other devices, a step"] = self.interconnect_bytes
         for what, size in sizes.items():

@@ -14,8 +14,8 @@ from mindspore_offload import abi, machine
 
 PATH = Path(__file__).resolve().parent / "libmindspore_offload.so"
 
-MAX_THREADS = 1024
-THREADS = {str(count): count for count in range(1, MAX_THREADS + 1)}  # by the text that asks for them
+# The numbers of threads that can be asked for, by their text.
+THREADS = {str(count): count for count in range(1, 1025)}
 
 # Without --no-cache-dir, pip takes the wheel that it built and cached without the library.
 _REBUILD = (
@@ -133,7 +133,7 @@ def _set_threads(library):
         openmp = ""  # a worker inherits the 1 that MindSpore sets in `msrun`, and the user did not ask for it
     threads = THREADS.get((text or openmp).strip().lstrip("0"))  # None for a list, which OpenMP allows
     if text and not threads:
-        _refuse("MINDSPORE_OFFLOAD_THREADS", f"a whole number from 1 to {MAX_THREADS}", "such a number")
+        _refuse("MINDSPORE_OFFLOAD_THREADS", f"a whole number from 1 to {len(THREADS)}", "such a number")
     library.MindsporeOffloadSetThreads(threads or max(1, machine.allowed_cores() // _local_workers()))
 
 

@@ -17,8 +17,7 @@ class Finding(NamedTuple):
     cure: str = ""
 
     def __str__(self):
-        paragraphs = [f"{self.state:9}{self.subject:18}{self.text}"]
-        if self.cure:
-            paragraphs.append(f"{'':27}cure: {self.cure}")
-        layout = {"width": 120, "subsequent_indent": " " * 27, "break_on_hyphens": False, "break_long_words": False}
-        return "\n".join(textwrap.fill(text, **layout) for text in paragraphs)
+        layout = textwrap.TextWrapper(120, subsequent_indent=" " * 27, break_on_hyphens=False, break_long_words=False)
+        text = layout.fill(f"{self.state:9}{self.subject:18}{self.text}")
+        cure = layout.fill(f"{'':27}cure: {self.cure}")
+        return f"{text}\n{cure}" if self.cure else text

@@ -3,7 +3,6 @@
 """Real training steps: compared with those of `nn.Adam`, and timed."""
 
 import functools
-import statistics
 import timeit
 import warnings
 
@@ -26,10 +25,7 @@ _INDICES = np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE)
 WEIGHTS = (_INDICES % 128 - 64) / 64
 GRADIENTS = [factor * (-1) ** _INDICES * (32 + _INDICES % 96) / 64 for factor in (1.0, 0.5, 2.0)]
 
-# The steps to be timed.
-TIMED_SHAPES = ((2048, 2048),) * 4
-TIMED_PARAMS = sum(rows * columns for rows, columns in TIMED_SHAPES)
-TIMED_BYTES = 16 * TIMED_PARAMS  # weight, gradient and moments
+TIMED_PARAMS = 2**24
 TIMED_STEPS = 7
 
 
@@ -44,10 +40,11 @@ def check(device, has_library):
             yield Finding("training step", SKIPPED, f"{name}: without the native library")
         else:
             yield _step(name, arguments, WARNING, cure)
+    needed = 2 * 16 * TIMED_PARAMS  # twice the weights, gradients and moments
     if default.state != OK:
         yield Finding("speed", SKIPPED, "not measured without a right step")
-    elif machine.available_memory() < 2 * TIMED_BYTES:
-        yield Finding("speed", SKIPPED, f"a step to be timed needs {2 * TIMED_BYTES / 1e9:.1f} GB of memory")
+    elif machine.available_memory() < needed:
+        yield Finding("speed", SKIPPED, f"a step to be timed needs {needed / 1e9:.1f} GB of memory")
     else:
         yield from _speed(device)
 
@@ -71,33 +68,23 @@ def _step(name, arguments, bad, cure):
     return Finding("training step", OK, f"{name}: float32, float16 and bfloat16 weights as with nn.Adam")
 
 
-def faults(**arguments):
+def faults(moment_dtype="float32", **arguments):
     """Tries steps with these arguments of the optimizer. Returns what is wrong, a text for each dtype at fault."""
+    # Both moments are rounded once before the second update and twice before the third. A unit in both moves a weight
+    # by 1.5 units of the learning rate: together 4.5, and for the coarsest moments, whose squares count too, below 6.
+    slack = 6 * MOMENT_FORMATS[moment_dtype].unit * SETTINGS["learning_rate"]
     found = []
     for dtype in ELEMENT_TYPES:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # doctor has reported a library that can't be used
-                error = error_of_steps(dtype, **arguments)
+                weights = _trained(dtype, AdamOffload, moment_dtype=getattr(ms, moment_dtype), **arguments)
+            error = worst_error(weights, _trained_once("float32", nn.Adam), dtype, slack=slack)
             if error > 1:
                 found.append(f"{dtype}: the weights are off by {error:.3g} times the allowed error")
         except Exception as exception:
             found.append(f"{dtype}: {one_line(exception)}")
     return found
-
-
-def error_of_steps(dtype, moment_dtype="float32", **arguments):
-    """Returns the worst error of three steps, in units of what float32 arithmetic and rounded moments explain."""
-    # Both moments are rounded once before the second update and twice before the third. A unit in both moves a weight
-    # by 1.5 units of the learning rate: together 4.5, and for the coarsest moments, whose squares count too, below 6.
-    slack = 6 * MOMENT_FORMATS[moment_dtype].unit * SETTINGS["learning_rate"]
-    weights = _trained(dtype, AdamOffload, moment_dtype=getattr(ms, moment_dtype), **arguments)
-    return worst_error(weights, _expected(), dtype, slack=slack)
-
-
-@functools.cache
-def _expected():
-    return _trained("float32", nn.Adam)
 
 
 def _trained(dtype, optimizer_class, **arguments):
@@ -109,6 +96,9 @@ def _trained(dtype, optimizer_class, **arguments):
     for gradient in GRADIENTS:
         train(Tensor(gradient, getattr(ms, dtype)))
     return net.weight.astype(ms.float32).asnumpy()
+
+
+_trained_once = functools.cache(_trained)
 
 
 class Product(nn.Cell):
@@ -167,13 +157,10 @@ def _speed(device):
 def milliseconds_of_a_step(offload_ratio=1.0):
     """Returns the median time of a step of `TIMED_PARAMS` float32 parameters, where training runs it: in a graph."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    parameters, gradients = (
-        [Parameter(Tensor(np.ones(shape, np.float32)), name=f"{name}{i}") for i, shape in enumerate(TIMED_SHAPES)]
-        for name in ("weight", "gradient")
-    )
-    step = Step(AdamOffload(parameters, offload_ratio=offload_ratio), gradients)
+    tensors = [Parameter(Tensor(np.ones(TIMED_PARAMS // 4, np.float32)), name=f"tensor{i}") for i in range(8)]
+    step = Step(AdamOffload(tensors[:4], offload_ratio=offload_ratio), tensors[4:])
     seconds = timeit.repeat(step, number=1, repeat=2 + TIMED_STEPS)[2:]  # the first two compile, and allocate
-    return 1e3 * statistics.median(seconds)
+    return 1e3 * np.median(seconds)
 
 
 class Step(nn.Cell):
