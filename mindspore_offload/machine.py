@@ -26,7 +26,7 @@ def allowed_cores():
 def container_cores():
     """Returns how many cores' time the container gets; infinite without a limit."""
     limits = [math.inf]
-    for group in _groups("cpu"):
+    for group in _groups():
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
             with contextlib.suppress(*NO_LIMIT):
                 quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
@@ -40,7 +40,7 @@ def container_memory():
     File pages that have not been used for long count as free: the system reclaims them before it refuses memory.
     """
     sizes, free = [math.inf], [math.inf]
-    for group in _groups("memory"):
+    for group in _groups():
         for limit, usage, reclaimable in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -54,28 +54,22 @@ def container_memory():
     return min(sizes), min(free)
 
 
-def _groups(controller):
+def _groups():
     """Yields the folders of the control groups that limit this process: its own, and all above.
 
-    Version 1 has a tree of groups for each controller, version 2 one for all. In a container, the tree may begin at the
-    container's group although the process sees the path from the root of the machine. Folders on that path that do not
-    exist limit nothing.
+    Version 1 has a tree of groups for each controller or a few, version 2 one for all. In a container, the tree may
+    begin at the container's group although the process sees the path from the root of the machine. Folders on that path
+    that do not exist limit nothing.
     """
     try:
         lines = OWN_GROUPS.read_text().splitlines()
     except OSError:
         lines = ["0::/"]
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            trees = ("", "unified")
-        elif controller in controllers.split(","):
-            trees = (controller, controllers)
-        else:
-            trees = ()
-        for tree in [CGROUP / name for name in trees]:
-            group = tree / path.lstrip("/")
-            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(tree))
+        _, controllers, path = line.split(":", 2)  # version 2 names no controllers
+        for name in {*controllers.split(","), controllers or "unified"}:
+            group = CGROUP / name / path.lstrip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(CGROUP / name))
 
 
 def available_memory():
