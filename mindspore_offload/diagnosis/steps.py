@@ -118,11 +118,10 @@ def worst_error(actual, expected, dtype, roundings=1, slack=0.0):
     Allowed are `slack`, 1e-6 for float32 arithmetic, and half a unit of `dtype` for each time that the value was
     rounded to it.
     """
-    expected = np.asarray(expected, np.float64)
-    allowed = slack + 1e-6 * np.maximum(1, np.abs(expected))
-    if dtype != "float32":
-        exponent = np.maximum(np.frexp(np.abs(expected))[1] - 1, -14)
-        allowed = allowed + roundings * np.ldexp(0.5, exponent - ELEMENT_TYPES[dtype].fraction_bits)
+    sizes = np.abs(np.asarray(expected, np.float64))
+    bits_less = ELEMENT_TYPES["float32"].fraction_bits - ELEMENT_TYPES[dtype].fraction_bits
+    units = 2**bits_less * np.spacing(sizes.astype(np.float32))
+    allowed = slack + 1e-6 * np.maximum(1, sizes) + roundings * units / 2
     errors = np.abs(np.asarray(actual, np.float64) - expected) / allowed
     return errors.max() if np.isfinite(errors).all() else np.inf
 
