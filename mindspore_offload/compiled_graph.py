@@ -118,8 +118,8 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
         tensors=len(parameters),
         offload_ratio=offloaded / total,
         state_bytes=state_bytes,
-        to_host_bytes=graph.moved("device", "host"),
-        to_device_bytes=graph.moved("host", "device"),
+        to_host_bytes=graph.moved_to("host"),
+        to_device_bytes=graph.moved_to("device"),
         interconnect_bytes=graph.gathered,
     )
 
@@ -129,14 +129,9 @@ class _Value:
     """A parameter, or the result of an operation."""
 
     bytes: int
-    made_on: str = ""  # the place of the operation
+    place: str = "host"
     # The places of the step's operations that read it; and "outside" for all others, which are on the device.
     readers: set[str] = field(default_factory=set)
-
-    @property
-    def place(self) -> str:
-        """A parameter is on the host if only operations there read it."""
-        return self.made_on or ("host" if self.readers <= {"host"} else "device")
 
 
 class _Graph:
@@ -163,6 +158,8 @@ class _Graph:
         for graph in (model.graph, *model.functions):
             for node in graph.node:
                 self._values[node.output[0]] = self._read(node)
+        for parameter in self.parameters.values():
+            parameter.place = "host" if parameter.readers <= {"host"} else "device"
 
     def _read(self, node: NodeProto) -> list[_Value]:
         """Returns the values behind a node. Those that it reads come before it."""
@@ -189,10 +186,10 @@ class _Graph:
             value.readers.add(place if is_of_step else "outside")
         return [_Value(size, place)]
 
-    def moved(self, source: str, target: str) -> int:
-        """Returns how many bytes the optimizer moves from one place to the other. A value moves once."""
+    def moved_to(self, place: str) -> int:
+        """Returns how many bytes the step moves there from the other place. A value moves once."""
         values = set().union(*self._values.values())
-        return sum(value.bytes for value in values if value.place == source and target in value.readers)
+        return sum(value.bytes for value in values if value.place != place and place in value.readers)
 
 
 def _bytes_of(tensors: Iterable[TensorProto]) -> int:

@@ -16,12 +16,11 @@ from mindspore_offload.errors import one_line
 from mindspore_offload.formats import ELEMENT_TYPES, EXACT, MOMENT_FORMATS
 from mindspore_offload.planning import memory_speed
 
-SHAPE = (37, 111)  # large enough for codes, and no multiple of a vector's length
 SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.1, "loss_scale": 1024.0}
 
 # Weights and gradients have seven bits, so every dtype holds them and one `nn.Adam` answers for all. The gradients of a
 # weight keep their sign from step to step, so that the error of rounded moments is bounded by their learning rate.
-_INDICES = np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE)
+_INDICES = np.arange(37 * 111).reshape(37, 111)  # large enough for codes, and no multiple of a vector's length
 WEIGHTS = (_INDICES % 128 - 64) / 64
 GRADIENTS = [factor * (-1) ** _INDICES * (32 + _INDICES % 96) / 64 for factor in (1.0, 0.5, 2.0)]
 
@@ -31,17 +30,18 @@ TIMED_STEPS = 7
 
 def check(device, has_library):
     """Yields findings about the defaults, about what can be asked for, and about the time of a step."""
-    default = _step("auto, auto", {}, FAILED, "the findings above may be the cause")
-    if default.state == OK and not has_library:
-        default = default._replace(text=f"{default.text}, by MindSpore's own, slower operations")
-    yield default
-    for name, arguments, cure in _choices(device):
-        if arguments["host_kernel"] == "native" and not has_library:
+    defaults_work = True
+    for name, arguments, bad, cure in _choices(device):
+        if arguments.get("host_kernel") == "native" and not has_library:
             yield Finding("training step", SKIPPED, f"{name}: without the native library")
+        elif wrong := faults(**arguments):
+            yield Finding("training step", bad, f"{name}: {'; '.join(wrong)}", cure)
+            defaults_work = defaults_work and bad != FAILED
         else:
-            yield _step(name, arguments, WARNING, cure)
+            how = "" if arguments or has_library else ", by MindSpore's own, slower operations"
+            yield Finding("training step", OK, f"{name}: float32, float16 and bfloat16 weights as with nn.Adam{how}")
     needed = 2 * 16 * TIMED_PARAMS  # twice the weights, gradients and moments
-    if default.state != OK:
+    if not defaults_work:
         yield Finding("speed", SKIPPED, "not measured without a right step")
     elif machine.available_memory() < needed:
         yield Finding("speed", SKIPPED, f"a step to be timed needs {needed / 1e9:.1f} GB of memory")
@@ -50,22 +50,19 @@ def check(device, has_library):
 
 
 def _choices(device):
-    """Yields the name, the arguments of the optimizer, and the cure of each host operation, writeback and moment."""
+    """Yields names and arguments of the optimizer: its defaults, each host operation, writeback and moment format.
+
+    With each, the state and the cure of its fault.
+    """
+    yield "auto, auto", {}, FAILED, "the findings above may be the cause"
     for host_kernel, other in (("native", "stock"), ("stock", "native")):
         for writeback in ("in_place", "assign") if device == "CPU" else ("assign",):
             arguments = {"host_kernel": host_kernel, "writeback": writeback}
-            yield ", ".join(arguments.values()), arguments, f"use host_kernel='{other}'"
+            yield ", ".join(arguments.values()), arguments, WARNING, f"use host_kernel='{other}'"
     for moments in MOMENT_FORMATS.values():
         if moments.is_stochastic:
             arguments = {"host_kernel": "native", "moment_dtype": moments.name}
-            yield f"{moments.name} moments", arguments, f"use moment_dtype=mindspore.{EXACT.name}"
-
-
-def _step(name, arguments, bad, cure):
-    wrong = faults(**arguments)
-    if wrong:
-        return Finding("training step", bad, f"{name}: {'; '.join(wrong)}", cure)
-    return Finding("training step", OK, f"{name}: float32, float16 and bfloat16 weights as with nn.Adam")
+            yield f"{moments.name} moments", arguments, WARNING, f"use moment_dtype=mindspore.{EXACT.name}"
 
 
 def faults(moment_dtype="float32", **arguments):
