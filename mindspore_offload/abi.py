@@ -46,7 +46,7 @@ def description():
         "roles": ROLES,
         "statuses": STATUSES,
         "elements": ELEMENT_TYPES,
-        "moments": [row.dtype for row in MOMENT_FORMATS.values()],
+        "moments": MOMENT_FORMATS,
         "block": [BLOCK],
     }
     return {entry: " ".join(map(str, values)) for entry, values in entries.items()}

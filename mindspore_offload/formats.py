@@ -40,8 +40,8 @@ class MomentFormat(NamedTuple):
     """A way to keep the moments of a parameter.
 
     Attributes:
-        name (str): The value of `moment_dtype` that stands for it: the name of a dtype of MindSpore.
-        dtype (str): The dtype of the array that holds a moment, from which the kernel tells the format.
+        name (str): The dtype of the array that holds a moment, from which the kernel tells the format. `moment_dtype`
+            has the same name.
         unit (float): The largest relative error of a moment in memory: the distance of two neighbours near 1. 0 where
             moments are kept as they are computed.
         block (int): The elements that are kept together; 1, or the number that share a scale.
@@ -51,7 +51,6 @@ class MomentFormat(NamedTuple):
     """
 
     name: str
-    dtype: str
     unit: float
     block: int
     block_bytes: int
@@ -71,10 +70,6 @@ class MomentFormat(NamedTuple):
     def codec(self):
         """The module named by `codec_name`."""
         return importlib.import_module(self.codec_name)
-
-    def suits(self, size, ndim):
-        """Returns True for the parameters whose moments it keeps. Those of the others stay float32."""
-        return not self.has_codes or (size >= LEAST_CODED and ndim >= 2)
 
     def shape(self, shape):
         """Returns the shape of the array that holds a moment of this shape."""
@@ -98,9 +93,9 @@ LEAST_CODED = 4096
 MOMENT_FORMATS = {
     row.name: row
     for row in (
-        MomentFormat("float32", "float32", 0.0, 1, 4),
-        MomentFormat("bfloat16", "bfloat16", 2.0 ** -ELEMENT_TYPES["bfloat16"].fraction_bits, 1, 2),
-        MomentFormat("uint8", "uint8", 2.0**-3, 256, 260, "mindspore_offload.codes"),  # 256 codes and a float32
+        MomentFormat("float32", 0.0, 1, 4),
+        MomentFormat("bfloat16", 2.0 ** -ELEMENT_TYPES["bfloat16"].fraction_bits, 1, 2),
+        MomentFormat("uint8", 2.0**-3, 256, 260, "mindspore_offload.codes"),  # 256 codes and a float32
     )
 }
 EXACT = MOMENT_FORMATS["float32"]
@@ -113,8 +108,8 @@ def moment_format(dtype):
 
 def format_for(dtype, size, ndim):
     """Returns the `MomentFormat` of a parameter, by the optimizer's `moment_dtype` and the parameter's size."""
-    wanted = moment_format(dtype)
-    return wanted if wanted.suits(size, ndim) else EXACT
+    is_coded = size >= LEAST_CODED and ndim >= 2
+    return moment_format(dtype) if is_coded or not moment_format(dtype).has_codes else EXACT
 
 
 def one_of(names):

@@ -24,7 +24,7 @@ def decode(blocks, _moment):
 
 
 # The row comes before all imports that may look at the formats.
-formats.MOMENT_FORMATS["int8"] = formats.MomentFormat("int8", "int8", 2.0**-23, BLOCK, 4 * BLOCK, __name__)
+formats.MOMENT_FORMATS["int8"] = formats.MomentFormat("int8", 2.0**-23, BLOCK, 4 * BLOCK, __name__)
 abi.difference = lambda text: None  # the library lacks the format
 
 import mindspore as ms  # noqa: E402

@@ -16,8 +16,6 @@ def swapped(values, i=0):
     return tuple(values)
 
 
-NEW_FORMAT = abi.MOMENT_FORMATS["float32"]._replace(name="new", dtype="uint8")
-
 # For each: the attribute of abi, its other value, the entry that the message names.
 CHANGES = {
     "swapped-columns": ("COLUMNS", swapped(abi.COLUMNS, 8), "columns"),
@@ -26,7 +24,7 @@ CHANGES = {
     "swapped-roles": ("ROLES", swapped(abi.ROLES, 3), "roles"),
     "swapped-statuses": ("STATUSES", swapped(abi.STATUSES), "statuses"),
     "a-new-element-type": ("ELEMENT_TYPES", (*abi.ELEMENT_TYPES, "float8"), "elements"),
-    "a-new-moment-format": ("MOMENT_FORMATS", {**abi.MOMENT_FORMATS, "new": NEW_FORMAT}, "moments"),
+    "a-new-moment-format": ("MOMENT_FORMATS", (*abi.MOMENT_FORMATS, "int8"), "moments"),
     "another-block": ("BLOCK", 512, "block"),
 }
 

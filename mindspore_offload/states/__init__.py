@@ -88,7 +88,7 @@ def allocate(parameter, moment_dtype, world, key, row, has_decay, is_on_device):
     piece = None if is_on_device else piece_of(parameter.size, *world)
     shape = (piece.size,) if piece else tuple(parameter.shape)
     moments = formats.EXACT if is_on_device else formats.format_for(moment_dtype, parameter.size, parameter.ndim)
-    kinds = {name: (moments.shape(shape), _numpy_dtype(moments.dtype)) for name in formats.MOMENT_NAMES}
+    kinds = {name: (moments.shape(shape), _numpy_dtype(moments.name)) for name in formats.MOMENT_NAMES}
     if parameter.dtype != mstype.float32:
         kinds["master"] = shape, _numpy_dtype("float32")
     slices = None if piece or moments.has_codes else memory.Slices({name: dtype for name, (_, dtype) in kinds.items()})

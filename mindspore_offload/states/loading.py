@@ -120,7 +120,7 @@ class _LoadableShape(_Tolerant, tuple):
 @functools.cache
 def _loadable_dtype(dtype):
     """Returns this dtype, which equals those of all formats of moments."""
-    dtypes = tuple(getattr(mstype, row.dtype) for row in formats.MOMENT_FORMATS.values())
+    dtypes = tuple(getattr(mstype, name) for name in formats.MOMENT_FORMATS)
 
     class LoadableDtype(_Tolerant, type(dtype)):
         def accepts(self, other):
