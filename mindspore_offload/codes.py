@@ -80,15 +80,11 @@ def _scales(values, moment):
     """
     largest = np.abs(values).max(axis=1, keepdims=True)
     sample = np.concatenate([values[:, ::_SAMPLE], largest], axis=1)
-    scales, is_exact = largest.copy(), np.zeros(largest.shape, bool)
-    for multiple in (*np.arange(1, 2, 1 / 8, dtype=np.float32), np.float32(0.9375)):
-        divisor = multiple - np.float32(2**-15 if moment == "moment1" else 0)
-        nearest = largest / divisor
-        for scale in (nearest, np.nextafter(nearest, np.float32(0)), np.nextafter(nearest, np.float32(np.inf))):
-            found = _table(moment)[_codes(sample, scale, moment)] * scale
-            # Padding is zero, which no second moment is.
-            fits = ((found == sample) | (sample == 0)).all(axis=1, keepdims=True) & ~is_exact
-            scales[fits], is_exact = scale[fits], is_exact | fits
-        if multiple == 1:
-            scales = np.where(is_exact, scales, nearest)
-    return scales
+    smallest = np.float32(2**-15 if moment == "moment1" else 0)
+    nearest = largest / (np.array([*np.arange(1, 2, 1 / 8), 0.9375], np.float32) - smallest)
+    below, above = np.nextafter(nearest, np.float32(0)), np.nextafter(nearest, np.float32(np.inf))
+    scales, fits = np.stack([nearest, below, above], axis=2).reshape(len(values), -1), []
+    for scale in np.split(scales, scales.shape[1], axis=1):
+        found = _table(moment)[_codes(sample, scale, moment)] * scale
+        fits.append(((found == sample) | (sample == 0)).all(axis=1))  # padding is zero, which no second moment is
+    return np.take_along_axis(scales, np.argmax(fits, axis=0)[:, np.newaxis], axis=1)  # the first one where none fits

@@ -14,7 +14,7 @@ from mindspore_offload.formats import EXACT, MOMENT_FORMATS, MOMENT_NAMES
 RANKS, STEP = "the number of ranks", "the step"
 # The states that no parameter has: they are whole, and equal on all ranks.
 COUNTERS = r"beta[12]_power|learning_rate(_group_\d+)?|global_(step|norm)|skipped_steps"
-STATE_DTYPES = dict.fromkeys(MOMENT_NAMES, list(MOMENT_FORMATS)) | {"master": ["float32"]}
+STATE_DTYPES = {name: list(MOMENT_FORMATS) for name in MOMENT_NAMES} | {"master": ["float32"]}
 
 
 class Merge:
