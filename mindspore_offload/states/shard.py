@@ -2,7 +2,7 @@
 
 """The state that tells a rank's checkpoint from those of other ranks."""
 
-import sys
+import traceback
 
 import numpy as np
 from mindspore import Parameter
@@ -28,7 +28,7 @@ class _Shard(State):
     @property
     def name(self):
         name = super().name
-        if _called_by("get_parameter_redundancy"):
+        if any(frame.f_code.co_name == "get_parameter_redundancy" for frame, _ in traceback.walk_stack(None)):
             cure = (
                 "MindSpore would save the pieces of one rank only; set remove_redundancy=False in CheckpointConfig. "
                 "The states of an optimizer with shard_states=True have no redundancy"
@@ -43,19 +43,10 @@ class _Shard(State):
     def set_data(self, data, slice_shape=False):
         found, own = (np.ravel(each).tolist() for each in (data.asnumpy(), self.memory))
         if found != own:
-            refuse(
-                ValueError,
-                self.name,
-                "checkpoint",
-                f"be that of rank {own[0]} of {own[1]}",
-                f"that of rank {found[0]} of {found[-1]}",
-                f"load the file that this rank has saved, or let every rank load the file that 'python -m "
-                f"mindspore_offload merge' makes of those of all ranks. {HALF_LOADED}",
+            must, got = (f"be that of rank {own[0]} of {own[1]}", f"that of rank {found[0]} of {found[-1]}")
+            cure = (
+                "load the file that this rank has saved, or let every rank load the file that 'python -m "
+                f"mindspore_offload merge' makes of those of all ranks. {HALF_LOADED}"
             )
+            refuse(ValueError, self.name, "checkpoint", must, got, cure)
         return self
-
-
-def _called_by(function):
-    """Returns True if a function of this name, or a comprehension in it, reads the property that asks."""
-    frame = sys._getframe(2)
-    return function in (frame.f_code.co_name, frame.f_back and frame.f_back.f_code.co_name)
