@@ -23,24 +23,24 @@ class ParameterStates:
 
     Attributes:
         parameter (Parameter): The parameter, of dtype float32, float16 or bfloat16.
-        moment1, moment2 (Parameter): Its moments, or those of the piece, in a `MomentFormat`.
-        master (Optional[Parameter]): The float32 master of a 16-bit parameter, of `shape`. None for float32.
         key (int): The key of its stochastic rounding, 32 bits. See `keys_of`.
         row (int): Its row of the coefficient tensor.
         has_decay (bool): True if that row has a weight decay.
         is_on_device (bool): True if it is updated on the device, where its states then are.
         piece (Optional[Piece]): The piece of it that this rank updates. None: all of it.
+        moment1, moment2 (Parameter): Its moments, or those of the piece, in a `MomentFormat`.
+        master (Optional[Parameter]): The float32 master of a 16-bit parameter, of `shape`. None for float32.
     """
 
     parameter: Parameter
-    moment1: Parameter
-    moment2: Parameter
-    master: Optional[Parameter]
     key: int
     row: int
     has_decay: bool
     is_on_device: bool
     piece: Optional[Piece]
+    moment1: Parameter
+    moment2: Parameter
+    master: Optional[Parameter] = None
 
     @property
     def states(self):
@@ -69,9 +69,8 @@ def keys_of(names):
     Cells put such prefixes before the names of their parameters. The random bits of a resumed training must not depend
     on whether that was before or after the optimizer was made.
     """
-    parts, shared = [name.split(".") for name in names], 0
-    while min(map(len, parts)) > shared + 1 and len({each[shared] for each in parts}) == 1:
-        shared += 1
+    parts = [name.split(".") for name in names]
+    shared = max(count for count in range(min(map(len, parts))) if len({tuple(each[:count]) for each in parts}) == 1)
     return [zlib.crc32(".".join(each[shared:]).encode()) for each in parts]
 
 
@@ -88,18 +87,14 @@ def allocate(parameter, moment_dtype, world, key, row, has_decay, is_on_device):
     piece = None if is_on_device else piece_of(parameter.size, *world)
     shape = (piece.size,) if piece else tuple(parameter.shape)
     moments = formats.EXACT if is_on_device else formats.format_for(moment_dtype, parameter.size, parameter.ndim)
-    kinds = {name: (moments.shape(shape), _numpy_dtype(moments.name)) for name in formats.MOMENT_NAMES}
+    dtype = Tensor(0, getattr(mstype, moments.name)).asnumpy().dtype
+    kinds = dict.fromkeys(formats.MOMENT_NAMES, (moments.shape(shape), dtype))
     if parameter.dtype != mstype.float32:
-        kinds["master"] = shape, _numpy_dtype("float32")
-    slices = None if piece or moments.has_codes else memory.Slices({name: dtype for name, (_, dtype) in kinds.items()})
-    arrays = memory.zeros(kinds)
-    states = {name: clone_of(parameter, name, arrays[name], piece, slices, is_on_device) for name in kinds}
-    own = (states.get(name) for name in (*formats.MOMENT_NAMES, "master"))
-    return ParameterStates(parameter, *own, key, row, has_decay, is_on_device, piece)
-
-
-def _numpy_dtype(name):
-    return Tensor(0, getattr(mstype, name)).asnumpy().dtype
+        kinds["master"] = shape, np.dtype(np.float32)
+    slices = None if piece or moments.has_codes else memory.Slices(kinds)
+    arrays = memory.zeros(kinds).items()
+    states = {name: clone_of(parameter, name, array, piece, slices, is_on_device) for name, array in arrays}
+    return ParameterStates(parameter, key, row, has_decay, is_on_device, piece, **states)
 
 
 def counter(name, value, dtype):

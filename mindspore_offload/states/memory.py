@@ -22,17 +22,17 @@ class Slices:
     """The memory of slices of a parameter's states, which lie one behind the other, as the whole states did.
 
     Args:
-        dtypes (dict[str, numpy.dtype]): The dtype of each state, by its name.
+        kinds (dict[str, tuple]): The shape of each whole state and its numpy dtype, by its name.
     """
 
-    def __init__(self, dtypes):
-        self._dtypes, self._shape, self._waiting = dtypes, None, {}
+    def __init__(self, kinds):
+        self._kinds, self._shape, self._waiting = kinds, None, {}
 
     def take(self, name, shape):
         """Returns an array of zeros in this shape for a state. Those of the other states wait beside it."""
         if shape != self._shape or name not in self._waiting:
             self._shape = shape
-            self._waiting = zeros({each: (shape, dtype) for each, dtype in self._dtypes.items()})
+            self._waiting = zeros({each: (shape, dtype) for each, (_, dtype) in self._kinds.items()})
         return self._waiting.pop(name)
 
 
