@@ -26,17 +26,20 @@ class Form(NamedTuple):
 
     Attributes:
         dtype (mindspore.dtype): The dtype of its memory.
-        shape (tuple): The shape of what it holds, apart from the format of moments.
         whole (tuple): The shape of the whole state. That of the parameter, if there is one.
         piece (Optional[Piece]): The piece of the whole state that it is.
         moment (Optional[str]): "moment1" or "moment2". None for other states.
     """
 
     dtype: object
-    shape: tuple
     whole: tuple
     piece: Optional[pieces.Piece] = None
     moment: Optional[str] = None
+
+    @property
+    def shape(self):
+        """The shape of what the state holds, apart from the format of moments."""
+        return (self.piece.size,) if self.piece else self.whole
 
     def format_of(self, dtype):
         """Returns the `MomentFormat` of an array of this dtype. All others are like float32: each element has one."""
@@ -48,6 +51,8 @@ class Form(NamedTuple):
         For a large state also for any flat shape, and any blocks of codes: that may be a rank's piece, which
         `converted` refuses in words that help.
         """
+        if not isinstance(shape, tuple):
+            return False
         possible = formats.MOMENT_FORMATS.values() if self.moment else [formats.EXACT]
         is_flat = len(shape) == 1 or any(each.has_codes and shape[1:] == (each.block_bytes,) for each in possible)
         may_be_piece = is_flat and math.prod(self.whole) >= pieces.MIN_SHARDED
@@ -75,14 +80,15 @@ class Form(NamedTuple):
         if self.piece:
             size = max(min(self.piece.size, size - self.piece.begin), 0)
             start = 0 if shape == brought.shape(self.shape) else self.piece.begin
-        if not brought.has_codes:
-            dtype = self.dtype if not own.has_codes else mstype.float32
-            values = data.astype(dtype).asnumpy().reshape(-1)[start : start + size]
-            return values if not own.has_codes else own.codec.encode(values, self.moment).reshape(-1)
-        blocks = data.asnumpy()[start // brought.block : -(-(start + size) // brought.block)]  # a piece has whole ones
-        if brought is own:
-            return blocks.reshape(-1)
-        return Tensor(brought.codec.decode(blocks, self.moment)[:size]).astype(self.dtype).asnumpy()
+        if brought.has_codes:
+            # A piece begins with a block.
+            blocks = data.asnumpy()[start // brought.block : -(-(start + size) // brought.block)]
+            if brought is own:
+                return blocks.reshape(-1)
+            data, start = Tensor(brought.codec.decode(blocks, self.moment)), 0
+        dtype = mstype.float32 if own.has_codes else self.dtype
+        values = data.astype(dtype).asnumpy().reshape(-1)[start : start + size]
+        return own.codec.encode(values, self.moment).reshape(-1) if own.has_codes else values
 
 
 class Loadable(Tensor):
@@ -90,40 +96,31 @@ class Loadable(Tensor):
 
     @property
     def shape(self):
-        shape = _LoadableShape(super().shape)
-        shape.form = self.form
-        return shape
+        return _tolerant(self.form.may_load, tuple, super().shape)
 
     @property
     def dtype(self):
-        return _loadable_dtype(self.form.dtype) if self.form.moment else self.form.dtype
+        own = self.form.dtype
+        return _tolerant(formats.moment_format, type(own), 8 * Tensor(0, own).itemsize) if self.form.moment else own
 
 
-class _Tolerant:
-    """Equals each value that it `accepts`."""
-
-    def __eq__(self, other):
-        return self.accepts(other)
-
-    def __ne__(self, other):
-        return not self.accepts(other)
-
-    def __hash__(self):
-        return super().__hash__()
-
-
-class _LoadableShape(_Tolerant, tuple):
-    def accepts(self, other):
-        return isinstance(other, tuple) and self.form.may_load(other)
+def _tolerant(accepts, kind, value):
+    """Returns a value of this class that equals all that it accepts."""
+    tolerant = _tolerant_class(kind)(value)
+    tolerant.accepts = accepts
+    return tolerant
 
 
 @functools.cache
-def _loadable_dtype(dtype):
-    """Returns this dtype, which equals those of all formats of moments."""
-    dtypes = tuple(getattr(mstype, name) for name in formats.MOMENT_FORMATS)
+def _tolerant_class(kind):
+    class Tolerant(kind):
+        def __eq__(self, other):
+            return bool(self.accepts(other))
 
-    class LoadableDtype(_Tolerant, type(dtype)):
-        def accepts(self, other):
-            return other in dtypes
+        def __ne__(self, other):
+            return not self.accepts(other)
 
-    return LoadableDtype(8 * Tensor(0, dtype).itemsize)
+        def __hash__(self):
+            return super().__hash__()
+
+    return Tolerant

@@ -22,7 +22,12 @@ class State:
         memory (numpy.ndarray): What MindSpore and the kernel see.
         form (Form): The form of the state, and of what it loads.
         was_loaded (bool): True from the loading of a checkpoint until `notice_foreign` warns of it.
+        is_on_device (bool): True if the device updates it.
+        take_slice (Optional[Callable]): Returns memory of a shape if MindSpore cuts the state.
     """
+
+    was_loaded = is_on_device = False
+    take_slice = None
 
     @property
     def data(self):
@@ -60,7 +65,7 @@ class State:
     def _become_slice(self, values):
         """Exchanges the memory, also for a slice of the same size: copying zeros into the old one would touch it."""
         self.memory = self.take_slice(values.shape)
-        self.form = self.form._replace(shape=values.shape, whole=values.shape)
+        self.form = self.form._replace(whole=values.shape)
         if values.reshape(-1).view(np.uint8).any():  # else leave its pages without memory
             np.copyto(self.memory, values)
         super().assign_value(Tensor.from_numpy(self.memory))
@@ -80,8 +85,7 @@ def new_state(name, array, kind=State):
     state.set_data(tensor)
     # `Parameter.__new__` picks the class, so the subclass is set afterwards.
     state.__class__ = _class_of(kind, type(state))
-    state.memory, state.form = array, Form(tensor.dtype, tensor.shape, tensor.shape)
-    state.was_loaded, state.is_on_device, state.take_slice = False, False, None
+    state.memory, state.form = array, Form(tensor.dtype, tensor.shape)
     return state
 
 
@@ -90,7 +94,7 @@ def _class_of(kind, base):
     return type(Parameter.__name__, (kind, base), {})
 
 
-def clone_of(parameter, prefix, array, piece=None, slices=None, is_on_device=False):
+def clone_of(parameter, prefix, array, piece, slices, is_on_device):
     """Returns the state ``<prefix>.<name of parameter>`` whose memory is `array`, as a clone of the parameter.
 
     With a `Piece` it is this piece of the state. From `slices` it takes memory if MindSpore cuts it. If it
@@ -101,11 +105,9 @@ def clone_of(parameter, prefix, array, piece=None, slices=None, is_on_device=Fal
     """
     state = new_state(f"{prefix}.{parameter.name}", array)
     mindspore_private.clone_info(state, parameter)
-    whole = tuple(parameter.shape)
     moment = prefix if prefix in formats.MOMENT_NAMES else None
-    state.form = Form(state.form.dtype, (piece.size,) if piece else whole, whole, piece, moment)
-    state.is_on_device = is_on_device
-    state.take_slice = functools.partial(slices.take, prefix) if slices else None
+    state.form = Form(state.form.dtype, tuple(parameter.shape), piece, moment)
+    state.is_on_device, state.take_slice = is_on_device, slices and functools.partial(slices.take, prefix)
     return state
 
 
