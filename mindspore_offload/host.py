@@ -14,18 +14,11 @@ def place(operation):
     return operation.set_device("CPU")
 
 
-sub, mul, div, sqrt, square = (
-    place(ops.Sub()),
-    place(ops.Mul()),
-    place(ops.Div()),
-    place(ops.Sqrt()),
-    place(ops.Square()),
-)
-maximum, is_finite, select = place(ops.Maximum()), place(ops.IsFinite()), place(ops.Select())
-cast, reshape, stack, unstack = place(ops.Cast()), place(ops.Reshape()), place(ops.Stack()), place(ops.Unstack())
-concat, concat_columns = place(ops.Concat()), place(ops.Concat(1))
-reduce_sum, add_n = place(ops.ReduceSum()), place(ops.AddN())
-assign, assign_add = place(ops.Assign()), place(ops.AssignAdd())
+sub, mul, div, sqrt, square = map(place, (ops.Sub(), ops.Mul(), ops.Div(), ops.Sqrt(), ops.Square()))
+maximum, is_finite, select = map(place, (ops.Maximum(), ops.IsFinite(), ops.Select()))
+cast, reshape, stack, unstack = map(place, (ops.Cast(), ops.Reshape(), ops.Stack(), ops.Unstack()))
+concat, concat_columns, reduce_sum, add_n = map(place, (ops.Concat(), ops.Concat(1), ops.ReduceSum(), ops.AddN()))
+assign, assign_add = map(place, (ops.Assign(), ops.AssignAdd()))
 
 # Maps a function over tuples, with `F.partial` for what is the same in every turn: see constant tuples in
 # docs_en/contributing.rst.

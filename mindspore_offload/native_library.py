@@ -112,8 +112,9 @@ def path_variable():
 
 @functools.cache
 def _digest_of_sources():
-    sources = sorted(Path(__file__).resolve().parent.rglob("*.py"))
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    folder = Path(__file__).resolve().parent
+    sources = [f"{path.relative_to(folder)}\n{path.read_text('utf-8')}" for path in sorted(folder.rglob("*.py"))]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
 
 
 def _set_isa(library):
