@@ -100,7 +100,7 @@ def placement_report(train_cell: nn.Cell, *inputs: Tensor) -> PlacementReport:
         refuse(ValueError, "placement_report", "argument 'train_cell'", must, got, cure)
     updated = {parameter.name for parameter in optimizer.parameters}
     states = {p.name: p.nbytes for p in optimizer.get_parameters() if p.name not in updated}
-    graph = _Graph(ModelProto.FromString(compiled_graph(train_cell, *inputs)), states)
+    graph = _Graph(compiled_graph(train_cell, *inputs), states)
     # A pipeline stage has its own parameters and their states only.
     elsewhere = updated - graph.parameters.keys()
     parameters = [parameter for parameter in optimizer.parameters if parameter.name not in elsewhere]

@@ -12,7 +12,6 @@ from mindspore.ops import auto_generate
 from mindspore.ops import signature as sig
 from mindspore.train.mind_ir_pb2 import ModelProto as ModelProto
 from mindspore.train.mind_ir_pb2 import NodeProto as NodeProto
-from mindspore.train.mind_ir_pb2 import PrimitiveProto as PrimitiveProto
 from mindspore.train.mind_ir_pb2 import TensorProto as TensorProto
 
 try:
@@ -32,10 +31,10 @@ def compile_and_run(cell, *inputs):
 
 
 def compiled_graph(cell, *inputs):
-    """Compiles a Cell, and returns its graph as bytes of the protocol buffer `ModelProto`."""
+    """Compiles a Cell, and returns its graph as the protocol buffer `ModelProto`."""
     cell.compile(*inputs)
     phase, _ = _cell_graph_executor.compile(cell, *inputs, phase="train")
-    return _cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir", False)
+    return ModelProto.FromString(_cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir", False))
 
 
 def has_hooks(cell):
