@@ -4,7 +4,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -145,14 +145,16 @@ class _Graph:
         gathered (int): The bytes that the optimizer's AllGathers bring.
     """
 
-    def __init__(self, model: ModelProto, states: Iterable[str]) -> None:
+    def __init__(self, model: ModelProto, states: Container[str]) -> None:
         # A call of another graph has no primitive.
         self._attributes = {each.name: {a.name: a.s for a in each.attribute} for each in model.primitives}
         # The values behind a name: none behind a constant, several behind a tuple.
         self._values = {parameter.name: [_Value(_bytes_of([parameter]))] for parameter in model.graph.parameter}
-        # A value is named after its graph and, behind a colon, itself.
-        self.parameters = {name.split(":", 1)[-1]: value for name, (value,) in self._values.items()}
-        self._states = {self.parameters.get(name) for name in states}
+        self.parameters = {_last(name): value for name, (value,) in self._values.items()}
+        # A branch is a function, and has names of its own for the states. The bytes of these are counted above.
+        inputs = [each.name for function in model.functions for each in function.input]
+        self._values |= {name: [_Value(0)] for name in inputs if _last(name) in states}
+        self._states = {value for name, (value,) in self._values.items() if _last(name) in states}
         self.step: list[Operation] = []
         self.gathered = 0
         for graph in (model.graph, *model.functions):
@@ -194,3 +196,8 @@ class _Graph:
 
 def _bytes_of(tensors: Iterable[TensorProto]) -> int:
     return sum(math.prod(tensor.dims) * _BYTES.get(tensor.data_type, 0) for tensor in tensors)
+
+
+def _last(name: str) -> str:
+    """A value is named after its graph and, behind a colon, itself."""
+    return name.split(":", 1)[-1]

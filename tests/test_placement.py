@@ -35,11 +35,11 @@ class Net(nn.Cell):
         return self.layers(inputs).astype(ms.float32).sum()
 
 
-def report(dtype, optimizer_class=AdamOffload, **settings):
+def report(dtype, optimizer_class=AdamOffload, cell_class=nn.TrainOneStepCell, **settings):
     net = Net(dtype)
     optimizer = optimizer_class(net.trainable_params(), **settings)
     inputs = Tensor(np.ones((2, LAYERS[0][0]), np.float32)).astype(dtype)
-    return placement_report(nn.TrainOneStepCell(net, optimizer), inputs)
+    return placement_report(cell_class(net, optimizer), inputs)
 
 
 def names_at(found, place):
@@ -105,6 +105,25 @@ def test_a_state_on_the_device_is_noticed():
     assert names_at(found, "device").count("Adam") == TENSORS
     assert sum(found.state_bytes["device"].values()) / PARAMETERS == pytest.approx(8, rel=1e-3)
     assert (found.to_host_bytes, found.to_device_bytes) == (0, 0)
+
+
+class Branching(nn.TrainOneStepCell):
+    """Updates, and reads a state outside the optimizer, in a branch. MindSpore makes a function of it."""
+
+    def construct(self, inputs):
+        loss = self.network(inputs)
+        gradients = self.grad(self.network, self.weights)(inputs, loss)
+        if loss > 0:
+            self.optimizer(gradients)
+            loss = loss + ops.ReduceMax()(self.optimizer.moment1[0])
+        return loss
+
+
+@pytest.mark.parametrize("optimizer_class", [AdamOffload, nn.Adam])
+def test_a_branch_reads_states_too(optimizer_class):
+    found = report(ms.float32, optimizer_class, cell_class=Branching)
+    assert names_at(found, "device").count("ReduceMax") == 1
+    assert "ReduceMax" not in names_at(found, "host")
 
 
 def test_the_report_is_printed_as_a_table():
