@@ -165,8 +165,7 @@ void TestBadBuckets(Writeback writeback) {
   TestBadBucket(writeback, kBadRow, "a negative row", [](Bucket* b) { b->rows[2][0] = -1; });
   TestBadBucket(writeback, kBadRow, "a row too large", [](Bucket* b) { b->rows[2][0] = 2; });
   TestBadBucket(writeback, kBadRow, "a negative piece", [](Bucket* b) { b->rows[2][2] = -1; });
-  TestBadBucket(writeback, kBadShape, "an incomplete row",
-                [](Bucket* b) { b->arguments[1].shape = {4 * 4 - 1}; });
+  TestBadBucket(writeback, kBadShape, "an incomplete row", [](Bucket* b) { b->arguments[1].shape = {4 * 4 - 1}; });
   for (int prepared : {-1, 2}) {
     TestBadBucket(writeback, kBadRow, "prepared neither 0 nor 1", [=](Bucket* b) { b->rows[2][3] = prepared; });
   }
