@@ -112,4 +112,6 @@ class AdamWOffload(AdamOffload):
         moment_dtype: mstype.Type = mstype.float32,
         shard_states: bool = False,
     ) -> None:
-        AdamOffload.__init__(**locals())
+        given = dict(locals())
+        del given["self"], given["__class__"]
+        super().__init__(**given)

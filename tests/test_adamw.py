@@ -57,3 +57,15 @@ def test_adam_and_adamw_differ_only_in_the_decay():
             optimizer((Tensor(np.full(7, 1.0 + step, np.float32)),))
         ends.append(parameters_of(optimizer))
     assert_same(*ends)
+
+
+def test_a_class_between_both_is_called():
+    class Between(AdamOffload):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            self.was_called = True
+
+    class Both(AdamWOffload, Between):
+        pass
+
+    assert Both([Parameter(Tensor(np.ones(3, np.float32)), name="w")]).was_called
