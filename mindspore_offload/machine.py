@@ -89,7 +89,9 @@ def numa_nodes():
 
 def cpu_name():
     """Returns the CPU's own name, or its architecture if it has none."""
-    return _entry(CPUINFO, "model name") or platform.machine()
+    with contextlib.suppress(OSError):
+        return _entry(CPUINFO, "model name") or platform.machine()
+    return platform.machine()
 
 
 def _entry(path, name):

@@ -130,16 +130,18 @@ def _set_threads(library):
     The library must not read OMP_NUM_THREADS itself: MindSpore sets it to 1 in the process, but not in os.environ.
     """
     text, openmp = (os.environ.get(name, "") for name in ("MINDSPORE_OFFLOAD_THREADS", "OMP_NUM_THREADS"))
-    if os.environ.get("MS_ROLE") == "MS_WORKER" and openmp == "1":
+    is_worker = os.environ.get("MS_ROLE") == "MS_WORKER"
+    if is_worker and openmp == "1":
         openmp = ""  # a worker inherits the 1 that MindSpore sets in `msrun`, and the user did not ask for it
     threads = THREADS.get((text or openmp).strip().lstrip("0"))  # None for a list, which OpenMP allows
     if text and not threads:
         _refuse("MINDSPORE_OFFLOAD_THREADS", f"a whole number from 1 to {len(THREADS)}", "such a number")
-    library.MindsporeOffloadSetThreads(threads or max(1, machine.allowed_cores() // _local_workers()))
+    workers = _local_workers() if is_worker else 1
+    library.MindsporeOffloadSetThreads(threads or max(1, machine.allowed_cores() // workers))
 
 
 def _local_workers():
-    """Returns how many workers `msrun` started on this machine; they share its cores. 1 without msrun.
+    """Returns how many workers `msrun` started on this machine; they share its cores.
 
     Counts the device ids of the parent's children, not the children: the process that shows the log of a worker has the
     environment of that worker.
