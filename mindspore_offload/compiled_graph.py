@@ -4,7 +4,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,8 +15,10 @@ from mindspore_offload.mindspore_private import ModelProto, NodeProto, TensorPro
 
 _OPTIMIZER = "/optimizer-"  # in the scope of its operations
 
-# Operations that run nowhere, because they only pass on values, and how many of their inputs these are. None: all.
-_PASSED_ON = {"Constant": 0, "UpdateState": 0, "Load": 1, "Depend": 1, "MakeTuple": None}
+# Operations that run nowhere, because they only pass on values, and which of their inputs these are.
+_ALL, _FIRST, _NONE = slice(None), slice(1), slice(0)
+_PASSED_ON = {"Constant": _NONE, "UpdateState": _NONE, "Load": _FIRST, "Depend": _FIRST, "MakeTuple": _ALL}
+_PASSED_ON["Switch"] = slice(1, None)  # of both branches
 
 # The bytes of an element.
 _BYTES = {
@@ -130,8 +132,7 @@ class _Value:
 
     bytes: int
     place: str = "host"
-    # The places of the step's operations that read it; and "outside" for all others, which are on the device.
-    readers: set[str] = field(default_factory=set)
+    readers: set[str] = field(default_factory=set)  # the places of the operations that read it
 
 
 class _Graph:
@@ -146,28 +147,38 @@ class _Graph:
     """
 
     def __init__(self, model: ModelProto, states: Container[str]) -> None:
-        # A call of another graph has no primitive.
+        # A call has no primitive.
         self._attributes = {each.name: {a.name: a.s for a in each.attribute} for each in model.primitives}
         # The values behind a name: none behind a constant, several behind a tuple.
         self._values = {parameter.name: [_Value(_bytes_of([parameter]))] for parameter in model.graph.parameter}
         self.parameters = {_last(name): value for name, (value,) in self._values.items()}
-        # A branch is a function, and has names of its own for the states. The bytes of these are counted above.
-        inputs = [each.name for function in model.functions for each in function.input]
-        self._values |= {name: [_Value(0)] for name in inputs if _last(name) in states}
-        self._states = {value for name, (value,) in self._values.items() if _last(name) in states}
+        self._states = {value for name, value in self.parameters.items() if name in states}
+        self._graphs = {graph.name: graph for graph in (model.graph, *model.functions)}
         self.step: list[Operation] = []
         self.gathered = 0
-        for graph in (model.graph, *model.functions):
-            for node in graph.node:
-                self._values[node.output[0]] = self._read(node)
+        self._call(model.graph.name)
         for parameter in self.parameters.values():
             parameter.place = "host" if parameter.readers <= {"host"} else "device"
+
+    def _call(self, name: str, given: Sequence[str] = ()) -> list[_Value]:
+        """Returns the values behind a name. If it is that of a graph, such as a branch, those that it returns."""
+        graph = self._graphs.pop(name, None)  # a loop calls itself
+        if graph is None:
+            return self._values.get(name, [])
+        self._values |= {own.name: self._call(each) for own, each in zip(graph.input, given)}
+        for node in graph.node:
+            self._values[node.output[0]] = self._read(node)
+        self._graphs[name] = graph
+        return [value for output in graph.output for value in self._call(output.name)]
 
     def _read(self, node: NodeProto) -> list[_Value]:
         """Returns the values behind a node. Those that it reads come before it."""
         reference = node.op_type.removeprefix("REF::")
-        name, attributes = reference.split(":")[0], self._attributes.get(reference, {})
-        read = [value for each in node.input[: _PASSED_ON.get(name)] for value in self._values.get(each, ())]
+        name, attributes = reference.split(":")[0], self._attributes.get(reference)
+        if attributes is None or name == "Partial":
+            callee, *given = node.input if name == "Partial" else (reference, *node.input)
+            return self._call(callee, given)
+        read = [value for each in node.input[_PASSED_ON.get(name, _ALL)] for value in self._call(each)]
         if name in _PASSED_ON:
             return read
         shapes = [attribute for attribute in node.attribute if attribute.name == "shape"]
@@ -181,11 +192,10 @@ class _Graph:
             self.gathered += size - sum(value.bytes for value in read)
         if name == "Custom":
             name = f"Custom {attributes.get('func_name', b'').decode().rpartition(':')[2]}"  # behind the path
-        is_of_step = is_in_scope or place == "host" or not self._states.isdisjoint(read)
-        if is_of_step:
+        if is_in_scope or place == "host" or not self._states.isdisjoint(read):
             self.step.append(Operation(name, place))
         for value in read:
-            value.readers.add(place if is_of_step else "outside")
+            value.readers.add(place)
         return [_Value(size, place)]
 
     def moved_to(self, place: str) -> int:
