@@ -6,7 +6,6 @@ MindSpore is not imported here: the commands need the choice without it.
 """
 
 import itertools
-from fractions import Fraction
 
 
 def kept_on_device(sizes, min_offload_size, offload_ratio):
@@ -22,9 +21,10 @@ def kept_on_device(sizes, min_offload_size, offload_ratio):
         offload_ratio (float): The share, from 0.0 to 1.0.
     """
     smallest_first = sorted(range(len(sizes)), key=sizes.__getitem__)
-    wanted = (1 - Fraction(offload_ratio)) * sum(sizes)
+    part, whole = float(offload_ratio).as_integer_ratio()  # whole numbers are exact, and faster than fractions
+    wanted = (whole - part) * sum(sizes)
     held = itertools.accumulate((sizes[i] for i in smallest_first), initial=0)
-    count = min(enumerate(held), key=lambda item: abs(item[1] - wanted))[0]
+    count = min(enumerate(held), key=lambda item: abs(whole * item[1] - wanted))[0]
     kept = set(smallest_first[:count])
     return [i in kept or size < min_offload_size for i, size in enumerate(sizes)]
 
