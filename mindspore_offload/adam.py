@@ -9,8 +9,7 @@ from types import ModuleType
 from typing import Any, Literal, NoReturn, Optional, Union
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, context, nn
-from mindspore import dtype as mstype
+from mindspore import Parameter, ParameterTuple, Tensor, Type, context, float32, nn
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindspore_offload import checks, placement, states, update
@@ -242,7 +241,7 @@ class AdamOffload(GuardedAttributes):
         skip_nonfinite: bool = False,
         min_offload_size: int = 0,
         offload_ratio: float = 1.0,
-        moment_dtype: mstype.Type = mstype.float32,
+        moment_dtype: Type = float32,
         shard_states: bool = False,
     ) -> None:
         params, learning_rate, weight_decay, loss_scale = map(
@@ -302,9 +301,9 @@ class AdamOffload(GuardedAttributes):
         self, slots: list[states.ParameterStates], rows: Rows, operation: ModuleType, given: dict[str, Any]
     ) -> None:
         """Adds the Cell that is a step, and completes the attributes."""
-        self.beta1: Tensor = Tensor(given["beta1"], mstype.float32)
-        self.beta2: Tensor = Tensor(given["beta2"], mstype.float32)
-        self.eps: Tensor = Tensor(given["eps"], mstype.float32)
+        self.beta1: Tensor = Tensor(given["beta1"], float32)
+        self.beta2: Tensor = Tensor(given["beta2"], float32)
+        self.eps: Tensor = Tensor(given["eps"], float32)
         scale, loss_scale, max_grad_norm = 1.0 / self.loss_scale, self._dynamic_loss_scale, given["max_grad_norm"]
         is_dynamic, norm = loss_scale is not None, None
         if self.global_norm is not None:

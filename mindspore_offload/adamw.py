@@ -5,8 +5,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal, Optional, Union
 
-from mindspore import Parameter, Tensor, nn
-from mindspore import dtype as mstype
+from mindspore import Parameter, Tensor, Type, float32, nn
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindspore_offload import checks
@@ -109,7 +108,7 @@ class AdamWOffload(AdamOffload):
         skip_nonfinite: bool = False,
         min_offload_size: int = 0,
         offload_ratio: float = 1.0,
-        moment_dtype: mstype.Type = mstype.float32,
+        moment_dtype: Type = float32,
         shard_states: bool = False,
     ) -> None:
         given = dict(locals())

@@ -3,8 +3,7 @@
 """Guards the attributes of an optimizer: against parameters of the same name, and against late assignments."""
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
-from mindspore import dtype as mstype
+from mindspore import Parameter, Tensor, float32, nn
 
 from mindspore_offload.errors import refuse
 from mindspore_offload.mindspore_private import own_parameters
@@ -91,4 +90,4 @@ class GuardedAttributes(nn.Optimizer):
         number = np.asarray(value, np.float32)
         if number.size != 1 or not number >= 0:
             refuse(ValueError, self.cls_name, "attribute 'learning_rate'", "be one number, at least 0", value)
-        self.learning_rate.set_data(Tensor(number.reshape(self.learning_rate.shape), mstype.float32))
+        self.learning_rate.set_data(Tensor(number.reshape(self.learning_rate.shape), float32))

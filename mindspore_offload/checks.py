@@ -7,18 +7,18 @@ import math
 from collections.abc import Iterable
 from typing import Callable, NamedTuple, TypeVar, Union, cast
 
+import mindspore
 import numpy as np
-from mindspore import Parameter, Tensor, context
-from mindspore import dtype as mstype
+from mindspore import Parameter, Tensor, bfloat16, context, float32
 
 from mindspore_offload.errors import refuse, typed
 from mindspore_offload.formats import ELEMENT_TYPES, MOMENT_FORMATS
 
-FLOATS = [getattr(mstype, name) for name in ELEMENT_TYPES]
+FLOATS = [getattr(mindspore, name) for name in ELEMENT_TYPES]
 CHOICES = {
     "host_kernel": ["auto", "native", "stock"],
     "writeback": ["auto", "in_place", "assign"],
-    "moment_dtype": [getattr(mstype, name) for name in MOMENT_FORMATS],
+    "moment_dtype": [getattr(mindspore, name) for name in MOMENT_FORMATS],
 }
 
 
@@ -115,7 +115,7 @@ def check_arguments(cls_name, given):
     """
     scale, params = given["loss_scale"], given["params"]
     is_dynamic = isinstance(scale, Parameter)
-    if isinstance(scale, Tensor) and not (is_dynamic and scale.dtype == mstype.float32 and scale.size == 1):
+    if isinstance(scale, Tensor) and not (is_dynamic and scale.dtype == float32 and scale.size == 1):
         must = "be a float, or a Parameter of dtype float32 with one element"
         got = f"a {'Parameter' if is_dynamic else 'Tensor'} of {scale.dtype} with the shape {scale.shape}"
         cure = "pass a Parameter if the scale changes, else a float"
@@ -161,7 +161,7 @@ def check_parameters(cls_name, checked):
         if parameter.dtype not in FLOATS:
             must = "be of dtype float32, float16 or bfloat16"
             refuse(TypeError, cls_name, what, must, parameter.dtype, "cast it to one of them")
-        if is_gpu and parameter.dtype == mstype.bfloat16:
+        if is_gpu and parameter.dtype == bfloat16:
             got = "bfloat16, for which MindSpore has neither Assign nor Cast there"
             refuse(TypeError, cls_name, what, "be of dtype float32 or float16 on a GPU", got, "use float16")
         if parameter.size == 0:

@@ -6,7 +6,6 @@ In a ``construct``, ``host.mul(x, y)`` runs on the host where ``x * y`` would ru
 """
 
 from mindspore import ops
-from mindspore.ops import composite as C
 
 
 def place(operation):
@@ -20,9 +19,9 @@ cast, reshape, stack, unstack = map(place, (ops.Cast(), ops.Reshape(), ops.Stack
 concat, concat_columns, reduce_sum, add_n = map(place, (ops.Concat(), ops.Concat(1), ops.ReduceSum(), ops.AddN()))
 assign, assign_add = map(place, (ops.Assign(), ops.AssignAdd()))
 
-# Maps a function over tuples, with `F.partial` for what is the same in every turn: see constant tuples in
+# Maps a function over tuples, with `ops.partial` for what is the same in every turn: see constant tuples in
 # docs_en/contributing.rst.
-map_ = C.Map()
+map_ = ops.Map()
 
 
 def call(cell, *inputs):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
-from mindspore import Parameter, Tensor
-from mindspore import dtype as mstype
+from mindspore import Parameter, Tensor, float32, int32
 
 from mindspore_offload.callers import warn
 from mindspore_offload.checkpoints import conversion_checks as checks
@@ -42,10 +41,10 @@ _SOURCES = {
     "mindcv.AdamW": _Source("adam_m", "adam_v", "global_step"),
     "nn.AdamWeightDecay": _Source("adam_m", "adam_v", "global_step", corrects_bias=False),
     "FusedCastAdamWeightDecay": _Source("adam_m", "adam_v", "global_step", corrects_bias=False),
-    "mint.optim.Adam": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.float32),
-    "mint.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", first=-1, dtype=mstype.float32),
-    "experimental.optim.Adam": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.int32),
-    "experimental.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=mstype.int32),
+    "mint.optim.Adam": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=float32),
+    "mint.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", first=-1, dtype=float32),
+    "experimental.optim.Adam": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=int32),
+    "experimental.optim.AdamW": _Source("exp_avg", "exp_avg_sq", "state_step", dtype=int32),
     torch_state_dict.ADAM: _Source("exp_avg", "exp_avg_sq", "step", moment=torch_state_dict.moment),
     torch_state_dict.ADAMW: _Source("exp_avg", "exp_avg_sq", "step", moment=torch_state_dict.moment),
 }
@@ -165,10 +164,10 @@ def _converted(checkpoint: dict[str, Any], source: str, betas: list[float]) -> d
         states.update({f"{kind}.{parameter}": moment for kind, moment in pair.items()})
     if not steps and not others.keys() >= {*_POWERS} and any(each.asnumpy().any() for each in states.values()):
         checks.refuse("count the steps of its moments, which are not zero", "0 steps")
-    states["global_step"] = Tensor([steps], mstype.int32)
+    states["global_step"] = Tensor([steps], int32)
     for name, beta in zip(_POWERS, betas):
         if name not in others:
-            states[name] = Tensor([float(np.float32(beta)) ** steps], mstype.float32)
+            states[name] = Tensor([float(np.float32(beta)) ** steps], float32)
         elif not 0 <= checks.number(others[name]) <= 1:
             checks.refuse(f"hold one number from 0 to 1 in '{name}'", typed(others[name]))
     return {**others, **{name: Parameter(value, name=name) for name, value in states.items()}}

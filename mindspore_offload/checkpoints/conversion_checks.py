@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-from mindspore import Tensor
-from mindspore import dtype as mstype
+from mindspore import Tensor, bfloat16, float16, float32, float64
 
 from mindspore_offload import errors
 
 _MOST_STEPS = int(np.iinfo(np.int32).max)  # global_step is int32
-_MOMENT_DTYPES = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
+_MOMENT_DTYPES = (float16, bfloat16, float32, float64)
 ALONE = "load the weights alone"
 DAMAGED = f"the checkpoint is damaged or of another optimizer, {ALONE}"
 
@@ -79,4 +78,4 @@ def check_tensor(name: str, value: Any, dtypes: Sequence[Any]) -> None:
 def moment(name: str, value: Any) -> Tensor:
     """Returns a moment of MindSpore in float32."""
     check_tensor(name, value, _MOMENT_DTYPES)
-    return value.astype(mstype.float32)
+    return value.astype(float32)

@@ -6,9 +6,7 @@ MindSpore's AllGather on the CPU knows no bfloat16, nor do its Reshape and Slice
 is exact.
 """
 
-from mindspore import context, nn, ops
-from mindspore import dtype as mstype
-from mindspore.ops import functional as F
+from mindspore import bfloat16, context, float32, nn, ops
 
 from mindspore_offload import host
 
@@ -32,13 +30,13 @@ class Cut(nn.Cell):
     def construct(self, tensor):
         if not self.is_piece:
             return tensor
-        dtype = F.dtype(tensor)
-        if self.is_cpu and dtype == mstype.bfloat16:
-            tensor = F.cast(tensor, mstype.float32)
-        tensor = F.reshape(tensor, (-1,))
+        dtype = ops.dtype(tensor)
+        if self.is_cpu and dtype == bfloat16:
+            tensor = ops.cast(tensor, float32)
+        tensor = ops.reshape(tensor, (-1,))
         if self.padding:
-            tensor = self.concat((tensor, self.zeros((self.padding,), F.dtype(tensor))))
-        return F.cast(self.slice(tensor, (self.begin,), (self.size,)), dtype)
+            tensor = self.concat((tensor, self.zeros((self.padding,), ops.dtype(tensor))))
+        return ops.cast(self.slice(tensor, (self.begin,), (self.size,)), dtype)
 
 
 class Gather(nn.Cell):
@@ -57,8 +55,8 @@ class Gather(nn.Cell):
         if not self.is_sharded:
             return
         sizes = [each.piece.size for each in slots]
-        widens = slots[0].parameter.dtype == mstype.bfloat16 and context.get_context("device_target") == "CPU"
-        self.travels_as = mstype.float32 if widens else slots[0].parameter.dtype
+        widens = slots[0].parameter.dtype == bfloat16 and context.get_context("device_target") == "CPU"
+        self.travels_as = float32 if widens else slots[0].parameter.dtype
         self.gather, self.concat = ops.AllGather(), ops.Concat()
         self.shape = (slots[0].piece.ranks, sum(sizes))
         self.takes = nn.CellList([_Take(each, sum(sizes[:i])) for i, each in enumerate(slots)], auto_prefix=False)
@@ -66,8 +64,8 @@ class Gather(nn.Cell):
     def construct(self, pieces):
         if not self.is_sharded:
             return pieces
-        gathered = self.gather(F.cast(self.concat(pieces), self.travels_as))
-        return host.map_(F.partial(_take, F.reshape(gathered, self.shape)), self.takes)
+        gathered = self.gather(ops.cast(self.concat(pieces), self.travels_as))
+        return host.map_(ops.partial(_take, ops.reshape(gathered, self.shape)), self.takes)
 
 
 class _Take(nn.Cell):
@@ -82,10 +80,10 @@ class _Take(nn.Cell):
         self.slice = ops.Slice()
 
     def construct(self, gathered):
-        values = F.reshape(self.slice(gathered, self.begin, self.size), (-1,))
+        values = ops.reshape(self.slice(gathered, self.begin, self.size), (-1,))
         if self.padding:
             values = self.slice(values, (0,), self.whole)
-        return F.cast(F.reshape(values, self.shape), self.dtype)
+        return ops.cast(ops.reshape(values, self.shape), self.dtype)
 
 
 def _take(gathered, take):

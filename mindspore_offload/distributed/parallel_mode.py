@@ -5,8 +5,7 @@
 Look at the mode where a step is compiled. `AutoParallel` sets it only then, after the optimizer was made.
 """
 
-from mindspore import context
-from mindspore import dtype as mstype
+from mindspore import context, float32
 
 from mindspore_offload.errors import refuse
 from mindspore_offload.formats import moment_format
@@ -16,7 +15,7 @@ _NEED_WHOLE = {
     "max_grad_norm": (None, "clip in the training cell (in a MindFormers YAML: use_clip_grad: True)"),
     "skip_nonfinite": (False, "skip such steps in the training cell, as nn.TrainOneStepWithLossScaleCell does"),
     "shard_states": (False, "set enable_parallel_optimizer=True, which cuts the states with the parameters"),
-    "moment_dtype": (mstype.float32, "use another one: MindSpore can't cut blocks of codes"),
+    "moment_dtype": (float32, "use another one: MindSpore can't cut blocks of codes"),
 }
 
 

@@ -7,10 +7,8 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from mindspore import ParameterTuple, Tensor, context, nn, ops
-from mindspore import dtype as mstype
+from mindspore import ParameterTuple, Tensor, Type, bfloat16, context, float32, nn, ops
 from mindspore.communication import get_group_size, get_rank
-from mindspore.ops import functional as F
 
 from mindspore_offload import host
 from mindspore_offload.abi import COLUMNS
@@ -118,15 +116,15 @@ def described(value):
         return type(value).__qualname__, sorted(item for item in numbers.items() if item[1] is not None)
     if isinstance(value, (np.ndarray, np.number)):
         return value.tolist()
-    return value if isinstance(value, (int, float, mstype.Type)) else None
+    return value if isinstance(value, (int, float, Type)) else None
 
 
 def _bytes_of(parameter):
     """Returns the bytes of a Tensor."""
     if parameter.has_init:  # it has no values yet
         return b""
-    is_bfloat16 = parameter.dtype == mstype.bfloat16  # which NumPy does not have
-    return (parameter.astype(mstype.float32) if is_bfloat16 else parameter).asnumpy().tobytes()
+    is_bfloat16 = parameter.dtype == bfloat16  # which NumPy does not have
+    return (parameter.astype(float32) if is_bfloat16 else parameter).asnumpy().tobytes()
 
 
 # The parameters, evenly spread, and the first elements of each that the ranks compare in every step, with those of
@@ -136,7 +134,7 @@ SAMPLED, ELEMENTS = 4, 8
 
 def comparison():
     """Returns the operation that compares what all ranks bring to a step."""
-    operation = NativeOperation("SameStep", (1,), mstype.float32)
+    operation = NativeOperation("SameStep", (1,), float32)
     operation.add_prim_attr("side_effect_mem", True)  # so it runs before all writes that follow
     return operation
 
@@ -168,14 +166,14 @@ class SameStep(nn.Cell):
 
     def construct(self, global_step, powers, coefficients, gradients):
         """Returns the coefficients, so that whatever needs them waits for the comparison."""
-        on_host = host.concat((host.cast(global_step, mstype.float32), *powers, host.reshape(coefficients, (-1,))))
+        on_host = host.concat((host.cast(global_step, float32), *powers, host.reshape(coefficients, (-1,))))
         weights = host.map_(_first_of, self.firsts, self.weights)
-        samples = host.map_(_first_of, self.firsts, host.map_(F.partial(host.pick, gradients), self.sampled))
+        samples = host.map_(_first_of, self.firsts, host.map_(ops.partial(host.pick, gradients), self.sampled))
         values = self.concat((on_host, *weights, *samples))
         # All gradients are reduced, by collectives of the user's, before ours begin.
-        gathered = self.gather(F.depend(values, gradients))
-        return F.depend(coefficients, self.check(gathered, self.sections))
+        gathered = self.gather(ops.depend(values, gradients))
+        return ops.depend(coefficients, self.check(gathered, self.sections))
 
 
 def _first_of(first, tensor):
-    return F.cast(first(tensor), mstype.float32)
+    return ops.cast(first(tensor), float32)

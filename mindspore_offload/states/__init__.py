@@ -7,9 +7,9 @@ import zlib
 from dataclasses import dataclass
 from typing import Optional
 
+import mindspore
 import numpy as np
-from mindspore import Parameter, Tensor
-from mindspore import dtype as mstype
+from mindspore import Parameter, Tensor, float32
 
 from mindspore_offload import formats
 from mindspore_offload.distributed.pieces import Piece, piece_of
@@ -87,9 +87,9 @@ def allocate(parameter, moment_dtype, world, key, row, has_decay, is_on_device):
     piece = None if is_on_device else piece_of(parameter.size, *world)
     shape = (piece.size,) if piece else tuple(parameter.shape)
     moments = formats.EXACT if is_on_device else formats.format_for(moment_dtype, parameter.size, parameter.ndim)
-    dtype = Tensor(0, getattr(mstype, moments.name)).asnumpy().dtype
+    dtype = Tensor(0, getattr(mindspore, moments.name)).asnumpy().dtype
     kinds = dict.fromkeys(formats.MOMENT_NAMES, (moments.shape(shape), dtype))
-    if parameter.dtype != mstype.float32:
+    if parameter.dtype != float32:
         kinds["master"] = shape, np.dtype(np.float32)
     slices = None if piece or moments.has_codes else memory.Slices(kinds)
     arrays = memory.zeros(kinds).items()

@@ -10,8 +10,7 @@ import functools
 import math
 from typing import NamedTuple, Optional
 
-from mindspore import Tensor
-from mindspore import dtype as mstype
+from mindspore import Tensor, float32
 
 from mindspore_offload import formats
 from mindspore_offload.distributed import pieces
@@ -86,7 +85,7 @@ class Form(NamedTuple):
             if brought is own:
                 return blocks.reshape(-1)
             data, start = Tensor(brought.codec.decode(blocks, self.moment)), 0
-        dtype = mstype.float32 if own.has_codes else self.dtype
+        dtype = float32 if own.has_codes else self.dtype
         values = data.astype(dtype).asnumpy().reshape(-1)[start : start + size]
         return own.codec.encode(values, self.moment).reshape(-1) if own.has_codes else values
 

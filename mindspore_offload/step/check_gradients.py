@@ -2,8 +2,7 @@
 
 """Refuses wrong gradients and changed parameters while a step is compiled."""
 
-from mindspore import dtype as mstype
-from mindspore import ops
+from mindspore import TensorType, bool_, ops
 
 from mindspore_offload.checks import FLOATS
 from mindspore_offload.distributed import parallel_mode
@@ -50,14 +49,14 @@ class CheckGradients(ops.PrimitiveWithInfer):
         for (name, expected_shape, _), dtype, shape in zip(self._expected, dtypes, gradients["shape"]):
             self._check_gradient(name, expected_shape, dtype, shape)
         self.has_run = True
-        return {"shape": (), "dtype": mstype.bool_, "value": parallel_mode.has_stages()}
+        return {"shape": (), "dtype": bool_, "value": parallel_mode.has_stages()}
 
     def _check_gradient(self, name, expected_shape, dtype, shape):
         who, what = self._optimizer, f"gradient of '{name}'"
         if shape is None and dtype is not None:  # MindSpore reports neither for a row-sparse gradient
             cure = "set sparse=False in the embedding that it belongs to"
             refuse(RuntimeError, who, what, "be dense", "a row-sparse one", cure)
-        if not isinstance(dtype, mstype.TensorType):
+        if not isinstance(dtype, TensorType):
             cure = "leave parameters without a gradient out of the optimizer"
             refuse(TypeError, who, what, "be a Tensor", dtype, cure)
         if tuple(shape) != expected_shape:

@@ -5,8 +5,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from mindspore import Tensor, nn
-from mindspore import dtype as mstype
+from mindspore import Tensor, float32, nn
 
 from mindspore_offload import host
 from mindspore_offload.abi import COLUMNS
@@ -42,7 +41,7 @@ class Coefficients(nn.Cell):
         super().__init__(auto_prefix=False)
         self.features = features
         self.eps, self.gradient_scales = _table(rows, eps), _table(rows, gradient_scale)
-        self.zeros, self.ones, self.one = _table(rows, 0), _table(rows, 1), Tensor(1.0, mstype.float32)
+        self.zeros, self.ones, self.one = _table(rows, 0), _table(rows, 1), Tensor(1.0, float32)
         # The columns that are the same in every step come last, in one piece.
         self.constants = _table(rows, beta1, beta2, features.nesterov)
         self.column_shape = (rows, 1)
@@ -72,9 +71,9 @@ class Coefficients(nn.Cell):
             clips = host.mul(self.ones, clip)
         steps = skips = self.zeros
         if self.features.stochastic:
-            steps = host.mul(self.ones, host.cast(global_step, mstype.float32))
+            steps = host.mul(self.ones, host.cast(global_step, float32))
         if self.features.skip:  # an update then reads nothing else
-            skips = host.sub(self.ones, host.cast(is_finite, mstype.float32))
+            skips = host.sub(self.ones, host.cast(is_finite, float32))
         return host.concat_columns(
             (corrected_rates, decays, decoupled_decays, eps, clips, gradient_scales, steps, skips, self.constants)
         )
@@ -84,7 +83,7 @@ class Coefficients(nn.Cell):
 
 
 def _as_scalar(value):
-    return host.reshape(host.cast(value, mstype.float32), ())
+    return host.reshape(host.cast(value, float32), ())
 
 
 def _table(rows, *columns):

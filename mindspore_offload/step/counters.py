@@ -2,8 +2,7 @@
 
 """The states that a step measures and counts: the norm, the number of steps and of skipped ones, the betas' powers."""
 
-from mindspore import Tensor, nn
-from mindspore import dtype as mstype
+from mindspore import Tensor, float32, int32, nn
 
 from mindspore_offload import host
 
@@ -21,13 +20,13 @@ class Counters(nn.Cell):
         super().__init__(auto_prefix=False)
         self.global_step, self.beta1_power, self.beta2_power = global_step, beta1_power, beta2_power
         self.skipped_steps = skipped_steps
-        self.one = Tensor([1], mstype.int32)
+        self.one = Tensor([1], int32)
 
     def construct(self, powers, is_finite):
         """Stores the powers of this step. `is_finite` is read only if steps may be skipped."""
         one, (beta1_power, beta2_power) = self.one, powers
         if self.skipped_steps is not None:
-            one = host.cast(is_finite, mstype.int32)
+            one = host.cast(is_finite, int32)
             host.assign_add(self.skipped_steps, host.sub(self.one, one))
             beta1_power = host.select(is_finite, beta1_power, self.beta1_power)
             beta2_power = host.select(is_finite, beta2_power, self.beta2_power)
@@ -50,9 +49,9 @@ class GlobalNorm(nn.Cell):
     def __init__(self, norm, max_grad_norm, gradient_scale, global_norm):
         super().__init__(auto_prefix=False)
         self.norm, self.global_norm = norm, global_norm
-        self.gradient_scale = None if gradient_scale is None else Tensor([gradient_scale], mstype.float32)
-        self.bound = None if max_grad_norm is None else Tensor([max_grad_norm], mstype.float32)
-        self.one = Tensor([1.0], mstype.float32)
+        self.gradient_scale = None if gradient_scale is None else Tensor([gradient_scale], float32)
+        self.bound = None if max_grad_norm is None else Tensor([max_grad_norm], float32)
+        self.one = Tensor([1.0], float32)
 
     def construct(self, gradients, loss_scale):
         """Returns the factor that `ops.clip_by_global_norm` would apply, and whether the norm is finite.

@@ -14,9 +14,7 @@ docs_en/contributing.rst describes the quirks of MindSpore behind this: host twi
 
 import contextlib
 
-from mindspore import Parameter, Tensor, context, nn
-from mindspore import dtype as mstype
-from mindspore.ops import functional as F
+from mindspore import Parameter, Tensor, bfloat16, context, float32, int32, nn, ops
 
 from mindspore_offload import host
 from mindspore_offload.distributed.cut_and_gather import Cut
@@ -47,7 +45,7 @@ class Inputs(nn.Cell):
         super().__init__(auto_prefix=False)
         is_sharded = any(each.piece is not None for each in slots)
         self.cuts = nn.CellList([Cut(each.piece) for each in slots], auto_prefix=False) if is_sharded else None
-        self.zero = Tensor([0], mstype.int32)
+        self.zero = Tensor([0], int32)
         # Not by setattr: a Cell looks for the names of parameters first.
         self.__dict__.update(assigns=assigns, copies=copies, dynamic_loss_scale=loss_scale, global_step=global_step)
 
@@ -88,7 +86,7 @@ class FreshValue(nn.Cell):
         super().__init__(auto_prefix=False)
         self.parameter, self.cut, self.is_piece = parameter, Cut(piece), piece is not None
         # MindSpore has no TensorMove for bfloat16 on the CPU, where host and device share the parameter's memory.
-        self.copies = parameter.dtype != mstype.bfloat16 or context.get_context("device_target") != "CPU"
+        self.copies = parameter.dtype != bfloat16 or context.get_context("device_target") != "CPU"
 
     def construct(self):
         if self.is_piece:
@@ -114,8 +112,8 @@ def _apart_from_parameters(gradient):
     """Copies a gradient that is a Parameter: an update may write it before another one has read it."""
     if not isinstance(gradient, Parameter):
         return gradient
-    is_float32 = F.dtype(gradient) == mstype.float32
-    return device_copy(gradient) if is_float32 else F.cast(gradient, mstype.float32)
+    is_float32 = ops.dtype(gradient) == float32
+    return device_copy(gradient) if is_float32 else ops.cast(gradient, float32)
 
 
 def _fresh_rate(rate):

@@ -2,9 +2,7 @@
 
 """The rows of the coefficient tensor: parameters that share a learning rate and a weight decay share a row."""
 
-from mindspore import Tensor, nn
-from mindspore import dtype as mstype
-from mindspore.ops import functional as F
+from mindspore import Tensor, float32, nn, ops
 
 from mindspore_offload import host
 
@@ -43,7 +41,7 @@ class Rows(nn.Cell):
             (*optimizer.dynamic_decay_flags, False) if self.is_group else (optimizer.dynamic_weight_decay, False)
         )
         no_decay = len(is_dynamic) - 1
-        self.no_decay = Tensor(0.0, mstype.float32)
+        self.no_decay = Tensor(0.0, float32)
         self.decay_index = tuple((i if self.is_group else 0) if self.has_decay[i] else no_decay for i in first.values())
         self.decay_is_dynamic = tuple(is_dynamic[i] for i in self.decay_index)
 
@@ -57,9 +55,9 @@ class Rows(nn.Cell):
         if not self.is_group_lr:
             learning_rate = (learning_rate(global_step) if self.is_dynamic_lr else learning_rate,)
         # By a map, because MindSpore compiles `(rate,) * count` into a call inside a call for each row.
-        rates = host.map_(F.partial(_value, global_step, learning_rate), self.rate_index, self.rate_is_dynamic)
+        rates = host.map_(ops.partial(_value, global_step, learning_rate), self.rate_index, self.rate_is_dynamic)
         decays = (*weight_decay, self.no_decay) if self.is_group else (weight_decay, self.no_decay)
-        return rates, host.map_(F.partial(_value, global_step, decays), self.decay_index, self.decay_is_dynamic)
+        return rates, host.map_(ops.partial(_value, global_step, decays), self.decay_index, self.decay_is_dynamic)
 
 
 def _key(optimizer, i):

@@ -4,8 +4,7 @@
 
 import math
 
-from mindspore import context, nn
-from mindspore.ops import functional as F
+from mindspore import context, nn, ops
 
 from mindspore_offload import host
 from mindspore_offload.mindspore_private import compile_and_run
@@ -82,15 +81,15 @@ class Step(nn.Cell):
             coefficients = self.same_step(self.global_step, powers, coefficients, whole_gradients)
         self.counters(powers, is_finite)
         if self.order:
-            gradients = host.map_(F.partial(host.pick, gradients), self.order)
+            gradients = host.map_(ops.partial(host.pick, gradients), self.order)
         updates = self.updates
         if has_stages:
             updates = self.updates_apart
         elif self.inputs.has_parameters(gradients):
             updates = self.updates_at_once
-        updated = host.map_(F.partial(_update, coefficients, gradients), updates)
+        updated = host.map_(ops.partial(_update, coefficients, gradients), updates)
         # One `depend` for all: see constant tuples in docs_en/contributing.rst.
-        return (F.depend(True, updated), *self.successes)
+        return (ops.depend(True, updated), *self.successes)
 
 
 def _update(coefficients, gradients, update):

@@ -2,8 +2,7 @@
 
 """Both decays with MindSpore's operations: where the native kernel does not see the weight, and for stock."""
 
-from mindspore import dtype as mstype
-from mindspore import nn, ops
+from mindspore import float32, nn, ops
 
 from mindspore_offload.step.coefficients import CLIP, DECOUPLED_DECAY, WEIGHT_DECAY
 
@@ -24,7 +23,7 @@ class ClipAndDecay(nn.Cell):
 
     def construct(self, row, gradient, weight):
         """`row` is the parameter's row of coefficients, `weight` the float32 weight."""
-        gradient = self.cast(gradient, mstype.float32)
+        gradient = self.cast(gradient, float32)
         if self.clip:
             gradient = self.mul(gradient, row[CLIP])
         if self.has_penalty:

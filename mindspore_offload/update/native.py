@@ -3,9 +3,7 @@
 """The native host operation: one launch of our own kernel a bucket."""
 
 import numpy as np
-from mindspore import ParameterTuple, Tensor, nn, ops
-from mindspore import dtype as mstype
-from mindspore.ops import functional as F
+from mindspore import ParameterTuple, Tensor, float32, nn, ops
 
 from mindspore_offload import host
 from mindspore_offload.abi import BLOCK, ROLES
@@ -84,7 +82,7 @@ class _InPlace(_Update):
     def __init__(self, bucket):
         parameters = [each.parameter for each in bucket.slots]
         no, written = [False] * len(parameters), ("parameter", *WRITTEN)
-        super().__init__(bucket, no, "AdamInPlace", parameters, written, (1,), mstype.float32)
+        super().__init__(bucket, no, "AdamInPlace", parameters, written, (1,), float32)
 
     def construct(self, coefficients, gradients):
         return self.launch(coefficients, self.parameters, gradients[self.start : self.stop])
@@ -131,10 +129,10 @@ class _Assign(_Update):
         gradients = gradients[self.start : self.stop]
         rows = self.no_rows
         if self.reads_rows:
-            rows = host.map_(F.partial(host.pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
+            rows = host.map_(ops.partial(host.pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
         if self.some_penalty:
             gradients = host.map_(
-                F.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.cuts, self.weights
+                ops.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.cuts, self.weights
             )
         parameters = host.map_(host.call, self.fresh_values) if self.has_masters else ()
         return host.map_(host.call, self.writes, self.gather(self.launch(coefficients, parameters, gradients)), rows)
@@ -150,8 +148,8 @@ class _Norm(nn.Cell):
         self.rows = Tensor(np.array(list(zip(counts, is_piece)), np.int32))
         self.gather = ops.AllGather() if any(is_piece) else None
         # A float64 sum is two numbers of float32.
-        self.sums = NativeOperation("SumsOfSquares", (2 * sum(counts),), mstype.float32)
-        self.norm = NativeOperation("GlobalNorm", (1,), mstype.float32)
+        self.sums = NativeOperation("SumsOfSquares", (2 * sum(counts),), float32)
+        self.norm = NativeOperation("GlobalNorm", (1,), float32)
 
     def construct(self, gradients):
         sums = self.sums(*gradients)

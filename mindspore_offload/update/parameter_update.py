@@ -2,9 +2,7 @@
 
 """Updates one parameter with MindSpore's Adam operation: prepares the gradient, keeps the master, writes the result."""
 
-from mindspore import Tensor, nn, ops
-from mindspore import dtype as mstype
-from mindspore.ops import functional as F
+from mindspore import Tensor, float32, nn, ops
 
 from mindspore_offload.mindspore_private import declare_input, tensor_move
 from mindspore_offload.step.coefficients import BETA1, BETA2, EPS, GRADIENT_SCALE, LEARNING_RATE, SKIP
@@ -48,7 +46,7 @@ class _Update(nn.Cell):
         self.decouples = slot.has_decay and features.decoupled
         self.clip_and_decay = ClipAndDecay(features.clip, slot.has_decay and not features.decoupled, prepare_place)
         self.cast, self.mul, self.decay = place(ops.Cast()), place(ops.Mul()), DecoupledDecay(place)
-        self.greater, self.select, self.zero = place(ops.Greater()), place(ops.Select()), Tensor(0.0, mstype.float32)
+        self.greater, self.select, self.zero = place(ops.Greater()), place(ops.Select()), Tensor(0.0, float32)
         self.copy, self.assign = place(tensor_move()), place(ops.Assign())
         adam = ops.Adam(features.use_locking, features.nesterov)
         if not declares_write:
@@ -93,9 +91,9 @@ class _Update(nn.Cell):
             gradient,
         )
         if self.features.skip:
-            self.assign(self.moment1, self.unless_skipped(row, F.depend(moment1, launched), self.moment1))
-            self.assign(self.moment2, self.unless_skipped(row, F.depend(moment2, launched), self.moment2))
-        return F.depend(weight, launched)
+            self.assign(self.moment1, self.unless_skipped(row, ops.depend(moment1, launched), self.moment1))
+            self.assign(self.moment2, self.unless_skipped(row, ops.depend(moment2, launched), self.moment2))
+        return ops.depend(weight, launched)
 
 
 class _UpdateInPlace(_Update):
@@ -151,8 +149,8 @@ class _UpdateMaster(_Update):
 
     def construct(self, row, gradient):
         parameter = self.parameter if self.fresh_value is None else self.fresh_value()
-        found = self.cast(parameter, mstype.float32)
-        rounded = self.cast(self.cast(self.weight, self.parameter.dtype), mstype.float32)
+        found = self.cast(parameter, float32)
+        rounded = self.cast(self.cast(self.weight, self.parameter.dtype), float32)
         master = self.select(self.not_equal(found, rounded), found, self.weight)
         gradient = self.prepared(row, gradient, master)
         if self.decouples:

@@ -7,10 +7,7 @@ repeats to the bit. `AdamNoUpdateParam`, the operation of `nn.AdamOffload`, sear
 the ends of the parts differently. `FusedCastAdamWeightDecay` has no vector code on x86-64.
 """
 
-from mindspore import dtype as mstype
-from mindspore import nn
-from mindspore.ops import composite as C
-from mindspore.ops import functional as F
+from mindspore import float32, float64, nn, ops
 
 from mindspore_offload import host
 from mindspore_offload.update.parameter_update import parameter_update
@@ -39,14 +36,14 @@ class _Updates(nn.Cell):
         super().__init__(auto_prefix=False)
         self.start, self.stop = bucket.start, bucket.stop
         self.rows = tuple(each.row for each in bucket.slots)
-        self.map_last_first = C.Map(None, True)
+        self.map_last_first = ops.Map(None, True)
         self.updates = nn.CellList(
             [parameter_update(each, features, place, writeback) for each in bucket.slots], auto_prefix=False
         )
 
     def construct(self, coefficients, gradients):
         rows = host.map_(host.unstack, host.unstack(coefficients))
-        return self.map_last_first(F.partial(_run, rows), self.updates, self.rows, gradients[self.start : self.stop])
+        return self.map_last_first(ops.partial(_run, rows), self.updates, self.rows, gradients[self.start : self.stop])
 
 
 class _Norm(nn.Cell):
@@ -54,7 +51,7 @@ class _Norm(nn.Cell):
 
     def construct(self, gradients):
         squares = host.map_(_sum_of_squares, gradients)
-        return host.reshape(host.cast(host.sqrt(host.add_n(squares)), mstype.float32), (1,))
+        return host.reshape(host.cast(host.sqrt(host.add_n(squares)), float32), (1,))
 
 
 def _run(rows, update, row, gradient):
@@ -62,4 +59,4 @@ def _run(rows, update, row, gradient):
 
 
 def _sum_of_squares(gradient):
-    return host.reduce_sum(host.square(host.cast(gradient, mstype.float64)))
+    return host.reduce_sum(host.square(host.cast(gradient, float64)))

@@ -6,9 +6,7 @@
 "assign": the host operation returns a tensor, and an operation on the device writes it.
 """
 
-from mindspore import context, nn, ops
-from mindspore import dtype as mstype
-from mindspore.ops import functional as F
+from mindspore import bfloat16, context, float32, nn, ops
 
 from mindspore_offload.mindspore_private import in_place_copy
 from mindspore_offload.step.coefficients import SKIP
@@ -49,7 +47,7 @@ class Write(nn.Cell):
         super().__init__(auto_prefix=False)
         self.parameter = parameter
         self.is_scalar = not parameter.shape
-        is_difference = parameter.dtype == mstype.float32
+        is_difference = parameter.dtype == float32
         self.decays, self.selects = has_decoupled_decay and is_difference, may_skip and is_difference
         self.decay, self.add, self.assign = DecoupledDecay(place), place(ops.Add()), place(ops.Assign())
         self.greater, self.select = place(ops.Greater()), place(ops.Select())
@@ -59,21 +57,21 @@ class Write(nn.Cell):
         """`row` is the parameter's row of coefficients. It may be None if nothing decays and no step is skipped."""
         if self.is_scalar:
             # By way of float32, which is exact: on the CPU, MindSpore has no Reshape for bfloat16.
-            result = F.cast(F.reshape(F.cast(result, mstype.float32), ()), self.parameter.dtype)
+            result = ops.cast(ops.reshape(ops.cast(result, float32), ()), self.parameter.dtype)
         if self.selects:
             weight = self.parameter
             if self.decays:
                 weight = self.decay(row, weight)
             weight = self.select(self.greater(row[SKIP], 0), self.parameter, self.add(weight, result))
-            return F.depend(True, self.assign(self.parameter, weight))
+            return ops.depend(True, self.assign(self.parameter, weight))
         if self.decays:
             self.decay.in_place(row, self.parameter)
-        return F.depend(True, self.write(self.parameter, result))
+        return ops.depend(True, self.write(self.parameter, result))
 
 
 def _write_operation(dtype):
-    if dtype == mstype.float32:
+    if dtype == float32:
         return ops.AssignAdd()
-    if dtype == mstype.bfloat16 and context.get_context("device_target") == "CPU":
+    if dtype == bfloat16 and context.get_context("device_target") == "CPU":
         return in_place_copy()  # MindSpore has no Assign for bfloat16 on the CPU
     return ops.Assign()

@@ -2,7 +2,7 @@
 
 """Faults that the tests must find: each function puts one into the package, in the child process that calls it."""
 
-from mindspore.ops import functional as F
+from mindspore import ops
 
 from mindspore_offload import host
 from mindspore_offload.distributed import parallel_mode
@@ -37,7 +37,7 @@ def result_on_host():
 
 
 def _write_nothing(self, result, row):
-    return F.depend(True, result)
+    return ops.depend(True, result)
 
 
 def _launch_after_reading_moments(self, coefficients, parameters, gradients):
