@@ -60,7 +60,7 @@ class GuardedAttributes(nn.Optimizer):
             if is_hidden or named.setdefault(name, parameter) is not parameter:
                 cure = f"rename it, for example to 'net.{name}'"
                 must = "not have the name of an attribute or a state of the optimizer"
-                raise ValueError(f"For '{self.cls_name}', the parameter '{name}' must {must}; {cure}.")
+                refuse(ValueError, self.cls_name, f"parameter '{name}'", must, cure=cure)
         inserted.clear()
         inserted.update(named)
         self._is_finished = True

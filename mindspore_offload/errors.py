@@ -10,7 +10,7 @@ class CommandError(Exception):
     """Ends a command: it is printed without a traceback, and the exit status is 2. The text says what to do."""
 
 
-def refuse(error: type[Exception], who: str, what: str, must: str, got: object, cure: str = "") -> NoReturn:
+def refuse(error: type[Exception], who: str, what: str, must: str, got: object = "", cure: str = "") -> NoReturn:
     """Raises an error in MindSpore's words: who refuses what, what was expected, what came, and what to do.
 
     Args:
@@ -18,10 +18,11 @@ def refuse(error: type[Exception], who: str, what: str, must: str, got: object, 
         who (str): The class or the function that was called.
         what (str): What is wrong, such as "argument 'beta1'".
         must (str): What was expected, after "must".
-        got (object): What came, after "but got". For a value with its type, see `typed`.
+        got (object): What came, after "but got"; nothing if `must` says it. For a value with its type, see `typed`.
         cure (str): What to do. Without one, it is what was expected.
     """
-    raise error(f"For '{who}', the {what} must {must}, but got {got}{cure and '; '}{cure}.")
+    came = f", but got {got}" if f"{got}" else ""
+    raise error(f"For '{who}', the {what} must {must}{came}{cure and '; '}{cure}.")
 
 
 def typed(value: object) -> str:

@@ -10,6 +10,7 @@ import mindspore
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
 import mindspore_offload
+from mindspore_offload.errors import refuse
 
 
 class _FromYaml:
@@ -18,10 +19,8 @@ class _FromYaml:
     def __init__(self, params, learning_rate=1e-3, *, betas=None, moment_dtype="float32", **arguments):
         if betas is not None:
             if not isinstance(betas, (list, tuple)) or len(betas) != 2:
-                raise ValueError(
-                    f"For '{type(self).__name__}', the argument 'betas' must be a list of two floats, but got "
-                    f"{betas!r}; write for example [0.9, 0.95]."
-                )
+                must, cure = "be a list of two floats", "write for example [0.9, 0.95]"
+                refuse(ValueError, type(self).__name__, "argument 'betas'", must, f"{betas!r:.60}", cure)
             arguments.update(beta1=betas[0], beta2=betas[1])
         if isinstance(moment_dtype, str):
             moment_dtype = getattr(mindspore, moment_dtype, moment_dtype)

@@ -5,6 +5,7 @@
 from mindspore import ParameterTuple, nn
 
 from mindspore_offload.callers import training_cell, warn
+from mindspore_offload.errors import refuse
 from mindspore_offload.mindspore_private import own_parameters
 
 
@@ -16,9 +17,9 @@ def check_frozen(cls_name, parameters, has_decay):
     frozen = [(each.name, decays) for each, decays in zip(parameters, has_decay) if not each.requires_grad]
     for name, decays in frozen:
         if decays:
-            raise ValueError(
-                f"For '{cls_name}', the parameter '{name}' must not be frozen (requires_grad is False) if it has a "
-                f"weight decay, which would change it in each step; leave it out, as net.trainable_params() does."
+            must = "not be frozen (requires_grad is False) if it has a weight decay, which would change it in each step"
+            refuse(
+                ValueError, cls_name, f"parameter '{name}'", must, cure="leave it out, as net.trainable_params() does"
             )
     if frozen:
         warn(
@@ -40,11 +41,9 @@ def check_replaced(cls_name, parameters):
     others = [f".{each.name}" for each in of_net.values() if each.requires_grad and id(each) not in own]
     for parameter in parameters:
         if id(parameter) not in of_net and any(other.endswith(f".{parameter.name}") for other in others):
-            raise ValueError(
-                f"For '{cls_name}', the parameter '{parameter.name}' must be that of the net, but the net has another "
-                f"Parameter of this name, which would not be trained; make the optimizer after the last change of the "
-                f"net's parameters."
-            )
+            must = "be that of the net, but the net has another Parameter of this name, which would not be trained"
+            cure = "make the optimizer after the last change of the net's parameters"
+            refuse(ValueError, cls_name, f"parameter '{parameter.name}'", must, cure=cure)
 
 
 def _attributes(cell):

@@ -149,8 +149,11 @@ def messages():
                 continue
             name, text = ast.unparse(call.func), call.args[0]
             if name == "refuse" and ast.unparse(call.args[0]).endswith("Error"):
-                what, must, got, *cure = (pattern(argument, texts) for argument in call.args[2:])
-                yield f"For '.+', the {what} must {must}, but got {got}{'; ' if cure else ''}{''.join(cure)}\\."
+                what, must = (pattern(argument, texts) for argument in call.args[2:4])
+                came = "".join(f", but got {pattern(argument, texts)}" for argument in call.args[4:5])
+                cures = [*call.args[5:], *(each.value for each in call.keywords if each.arg == "cure")]
+                cure = "".join(f"; {pattern(argument, texts)}" for argument in cures)
+                yield f"For '.+', the {what} must {must}{came}{cure}\\."
             # The error for a name that a module lacks has Python's own text.
             is_ours = name in ("_warn_once", "warnings.warn", "warn") or (
                 isinstance(node, ast.Raise) and "has no attribute" not in ast.unparse(text)

@@ -119,7 +119,9 @@ class TestChoice:
 
     @pytest.mark.usefixtures("accelerator")
     def test_in_place_is_refused_elsewhere(self, weight):
-        with pytest.raises(ValueError, match=r"'in_place' only where the device target is 'CPU', but it is 'Ascend'"):
+        with pytest.raises(
+            ValueError, match=r"'auto' or 'assign' where the device target is 'Ascend', not 'CPU', but got 'in_place'"
+        ):
             AdamOffload(weight, writeback="in_place")
 
     @pytest.mark.parametrize("target", ["CPU", "GPU", "Ascend"])

@@ -8,6 +8,7 @@
 
 from mindspore import bfloat16, context, float32, nn, ops
 
+from mindspore_offload.errors import refuse
 from mindspore_offload.mindspore_private import in_place_copy
 from mindspore_offload.step.coefficients import SKIP
 from mindspore_offload.update.decay import DecoupledDecay
@@ -19,10 +20,8 @@ def choose(writeback, cls_name):
     if writeback == "auto":
         return "in_place" if device_target == "CPU" else "assign"
     if writeback == "in_place" and device_target != "CPU":
-        raise ValueError(
-            f"For '{cls_name}', the argument 'writeback' can be 'in_place' only where the device target is 'CPU', "
-            f"but it is '{device_target}'; use 'auto' or 'assign'."
-        )
+        must = f"be 'auto' or 'assign' where the device target is '{device_target}', not 'CPU'"
+        refuse(ValueError, cls_name, "argument 'writeback'", must, repr(writeback))
     return writeback
 
 
