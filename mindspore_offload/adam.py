@@ -15,12 +15,12 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from mindspore_offload import checks, placement, states, update
 from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.distributed import parallel_mode, ranks
+from mindspore_offload.errors import refuse
 from mindspore_offload.formats import moment_format
 from mindspore_offload.mindspore_private import forget_clones, has_hooks
 from mindspore_offload.net_parameters import check_frozen, check_replaced
-from mindspore_offload.states.foreign import notice_foreign
-from mindspore_offload.states.shard import shard_state
-from mindspore_offload.states.state import exclude_from_broadcast
+from mindspore_offload.states.shard import exclude_from_broadcast, shard_state
+from mindspore_offload.states.state import notice_foreign
 from mindspore_offload.step.check_gradients import CheckGradients
 from mindspore_offload.step.coefficients import Coefficients, Features
 from mindspore_offload.step.counters import Counters, GlobalNorm
@@ -244,9 +244,8 @@ class AdamOffload(GuardedAttributes):
         moment_dtype: Type = float32,
         shard_states: bool = False,
     ) -> None:
-        params, learning_rate, weight_decay, loss_scale = map(
-            checks.plain, (params, learning_rate, weight_decay, loss_scale)
-        )
+        params, learning_rate = checks.plain(params), checks.plain(learning_rate)
+        weight_decay, loss_scale = checks.plain(weight_decay), checks.plain(loss_scale)
         given = dict(locals())  # by name: they are checked, compared between ranks, and built into the step
         del given["self"], given["__class__"]
         name, is_dynamic = type(self).__name__, isinstance(loss_scale, Parameter)
@@ -307,10 +306,10 @@ class AdamOffload(GuardedAttributes):
         scale, loss_scale, max_grad_norm = 1.0 / self.loss_scale, self._dynamic_loss_scale, given["max_grad_norm"]
         is_dynamic, norm = loss_scale is not None, None
         if self.global_norm is not None:
-            norm = GlobalNorm(operation.norm(slots), max_grad_norm, None if is_dynamic else scale, self.global_norm)
+            norm = GlobalNorm(operation.Norm(slots), max_grad_norm, None if is_dynamic else scale, self.global_norm)
         unscales, rounds = is_dynamic or self.need_scale, moment_format(given["moment_dtype"]).is_stochastic
         clips, kinds = max_grad_norm is not None, (given["use_locking"], given["use_nesterov"], self._decoupled)
-        features = Features(*kinds, unscales, is_dynamic, clips, given["skip_nonfinite"], rounds)
+        features = Features(*kinds, unscales, clips, given["skip_nonfinite"], rounds)
         # Not with `self`: a reference cycle would keep the states until the garbage collector runs.
         check_states = partial(notice_foreign, self.cls_name, self.global_step, self.beta1_power, self.moment1)
         check_mode = partial(parallel_mode.check_arguments, self.cls_name, given)
@@ -334,10 +333,9 @@ class AdamOffload(GuardedAttributes):
             exclude_from_broadcast(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        raise TypeError(
-            f"For '{self.cls_name}', a deep copy is not possible, because it would update parameters that no net has; "
-            f"copy the net, make a new optimizer for it, and load the states with mindspore.load_param_into_net."
-        )
+        must = "not be copied, because the copy would update parameters that no net has"
+        cure = "copy the net, make a new optimizer for it, and load the states with mindspore.load_param_into_net"
+        refuse(TypeError, self.cls_name, "optimizer", must, cure=cure)
 
     def __call__(self, gradients: tuple[Tensor, ...]) -> tuple[bool, ...]:
         is_plain = type(self).construct is AdamOffload.construct and not has_hooks(self)

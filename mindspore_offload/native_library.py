@@ -47,16 +47,14 @@ def load():
     if platform.system() != "Linux":
         raise NativeLibraryError(f"the native library runs on Linux only, but this is {platform.system()}")
     if not PATH.exists():
-        raise NativeLibraryError(
-            f"{PATH} does not exist, because it was not compiled when the package was installed; {_REBUILD}"
-        )
+        raise NativeLibraryError(f"{PATH} does not exist, because the installation did not compile it; {_REBUILD}")
     flushed_before = _flushes_subnormals()
     try:
         library = ctypes.CDLL(str(PATH))
     except OSError as error:
         raise NativeLibraryError(f"{PATH} can't be loaded ({error}); {_REBUILD} on this machine") from error
     _check_abi(library)
-    for name in ("Build", "Isa", "SupportedIsas"):
+    for name in ("Build", "ChangedArithmetic", "Isa", "SupportedIsas"):
         getattr(library, f"MindsporeOffload{name}").restype = ctypes.c_char_p
     library.MindsporeOffloadSetIsa.restype = ctypes.c_bool
     library.MindsporeOffloadThreads.restype = ctypes.c_size_t
@@ -82,7 +80,6 @@ def _check_abi(library):
 
 def _check_arithmetic(library, flushed_before):
     """Refuses a library whose compiler changed the arithmetic: it would miss NaN, or give other bits."""
-    library.MindsporeOffloadChangedArithmetic.restype = ctypes.c_char_p
     changed = library.MindsporeOffloadChangedArithmetic().decode()
     if not changed and _flushes_subnormals() and not flushed_before:
         changed = "it turns subnormal numbers into zeros"

@@ -212,7 +212,7 @@ def test_deepcopy_is_refused_as_by_the_replaced_optimizer():
     for optimizer in (AdamOffload([one_weight()]), nn.AdamOffload([one_weight()])):
         with pytest.raises(TypeError):
             copy.deepcopy(optimizer)
-    with pytest.raises(TypeError, match=r"'AdamOffload', a deep copy is not possible.*make a new optimizer"):
+    with pytest.raises(TypeError, match=r"'AdamOffload', the optimizer must not be copied.*make a new optimizer"):
         copy.deepcopy(AdamOffload([one_weight()]))
 
 

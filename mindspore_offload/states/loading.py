@@ -119,7 +119,6 @@ def _tolerant_class(kind):
         def __ne__(self, other):
             return not self.accepts(other)
 
-        def __hash__(self):
-            return super().__hash__()
+        __hash__ = kind.__hash__
 
     return Tolerant

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The state that tells a rank's checkpoint from those of other ranks."""
+"""States that ranks share: the one that tells their checkpoints apart, and no broadcast."""
 
 import traceback
 
@@ -30,8 +30,7 @@ class _Shard(State):
         name = super().name
         if any(frame.f_code.co_name == "get_parameter_redundancy" for frame, _ in traceback.walk_stack(None)):
             cure = (
-                "MindSpore would save the pieces of one rank only; set remove_redundancy=False in CheckpointConfig. "
-                "The states of an optimizer with shard_states=True have no redundancy"
+                "set it in CheckpointConfig, as MindSpore would save the pieces of one rank only, and lose all others"
             )
             refuse(ValueError, name, "argument 'remove_redundancy'", "be False", True, cure)
         return name
@@ -44,9 +43,16 @@ class _Shard(State):
         found, own = (np.ravel(each).tolist() for each in (data.asnumpy(), self.memory))
         if found != own:
             must, got = (f"be that of rank {own[0]} of {own[1]}", f"that of rank {found[0]} of {found[-1]}")
-            cure = (
-                "load the file that this rank has saved, or let every rank load the file that 'python -m "
-                f"mindspore_offload merge' makes of those of all ranks. {HALF_LOADED}"
-            )
+            cure = f"load its own file, or that which 'python -m mindspore_offload merge' makes of all. {HALF_LOADED}"
             refuse(ValueError, self.name, "checkpoint", must, got, cure)
         return self
+
+
+def exclude_from_broadcast(optimizer):
+    """Keeps `parameter_broadcast` away from the states of an optimizer: a rank's pieces are its own.
+
+    Nor are those broadcast that all ranks have. If another rank has loaded another checkpoint, they tell it.
+    """
+    for parameter in optimizer.get_parameters():
+        if isinstance(parameter, State):
+            parameter.layerwise_parallel = True

@@ -9,6 +9,7 @@ from mindspore import Parameter, Tensor, context
 from mindspore.common.initializer import initializer
 
 from mindspore_offload import formats, mindspore_private
+from mindspore_offload.callers import warn
 from mindspore_offload.states.loading import Form, Loadable
 
 
@@ -111,11 +112,22 @@ def clone_of(parameter, prefix, array, piece, slices, is_on_device):
     return state
 
 
-def exclude_from_broadcast(optimizer):
-    """Keeps `parameter_broadcast` away from the states of an optimizer: a rank's pieces are its own.
+def notice_foreign(cls_name, global_step, beta1_power, moment1):
+    """Warns of a checkpoint of another optimizer: its number of steps loads, but its moments have other names.
 
-    Nor are those broadcast that all ranks have. If another rank has loaded another checkpoint, they tell it.
+    Args:
+        cls_name (str): The optimizer's class.
+        global_step, beta1_power (State): The states that count the steps.
+        moment1 (Sequence[State]): The first moments. They are searched for a number that is not zero, which with a
+            checkpoint of ours is the first one.
     """
-    for parameter in optimizer.get_parameters():
-        if isinstance(parameter, State):
-            parameter.layerwise_parallel = True
+    steps = int(global_step.asnumpy()[0])
+    was_loaded = global_step.was_loaded or beta1_power.was_loaded
+    if not was_loaded or (steps == 0 and beta1_power.asnumpy()[0] == 1):
+        return
+    if not any(moment.memory.reshape(-1).view(np.uint8).any() for moment in moment1):
+        global_step.was_loaded = beta1_power.was_loaded = False  # warn once
+        warn(
+            f"For '{cls_name}', the moments are zero, although global_step is {steps}: if a checkpoint was "
+            f"loaded, its moments have other names; convert it with mindspore_offload.convert_checkpoint."
+        )

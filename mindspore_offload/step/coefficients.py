@@ -21,7 +21,6 @@ class Features(NamedTuple):
     nesterov: bool = False
     decoupled: bool = False  # the weight decay bypasses the moments: AdamW
     unscale: bool = False  # the gradients are those of a scaled loss
-    dynamic_loss_scale: bool = False  # the loss scale is a Parameter, known only in the step
     clip: bool = False  # gradients are clipped by their global norm
     skip: bool = False  # a step whose global norm is not finite is skipped
     stochastic: bool = False  # moments are rounded stochastically, with random bits that depend on the step
@@ -64,7 +63,7 @@ class Coefficients(nn.Cell):
             decoupled_decays = host.mul(rates, host.mul(decays, self.gradient_scales))
             decays = self.zeros
             eps = host.mul(self.eps, root)
-        if self.features.dynamic_loss_scale:
+        if loss_scale is not None:
             decays = host.mul(decays, loss_scale)
             gradient_scales = host.div(self.ones, loss_scale)
         if self.features.clip:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Updates the parameters. There are two host operations, the modules `native` and `stock`, with the same functions:
+"""Updates the parameters. There are two host operations, the modules `native` and `stock`, with the same names:
 
 ``update(bucket, features, writeback)`` returns a Cell. Called with the coefficient tensor and all gradients of the
 optimizer, it updates the states of its bucket, and writes the parameters as `writeback` says.
 
-``norm(slots)`` returns a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
+``Norm(slots)`` is a Cell. Called with a tuple of gradients, it returns their global norm, float32 of shape (1,).
 """
 
 import functools
@@ -28,31 +28,27 @@ def choose(host_kernel, cls_name, moment_dtype, shard_states):
         ValueError: If `host_kernel` is "stock" where moments are rounded or states are sharded.
         RuntimeError: If it is "native" and the native library can't be used. "auto" warns once and falls back to stock.
     """
-    needs_native = None
-    if shard_states:
-        needs_native = "'shard_states' is True"
-    elif moment_format(moment_dtype).is_stochastic:
-        needs_native = f"'moment_dtype' is {moment_format(moment_dtype).name}"
-    if needs_native and host_kernel == "stock":
-        got = "'stock': MindSpore's operations neither update a piece of a state nor round stochastically"
-        refuse(ValueError, cls_name, "argument 'host_kernel'", f"be 'auto' or 'native' if {needs_native}", got)
+    moments = moment_format(moment_dtype)
+    needs = "'shard_states' is True" if shard_states else ""
+    if moments.is_stochastic:
+        needs = f"'moment_dtype' is {moments.name}"
     if host_kernel == "stock":
+        if needs:
+            got = "'stock': MindSpore's operations neither update a piece of a state nor round stochastically"
+            refuse(ValueError, cls_name, "argument 'host_kernel'", f"be 'auto' or 'native' if {needs}", got)
         return stock
     try:
         native_library.load()
         return native
     except native_library.NativeLibraryError as error:
-        if needs_native:
-            raise RuntimeError(
-                f"For '{cls_name}', the argument {needs_native}, which needs the native library, but {error}."
-            ) from error
-        if host_kernel == "native":
-            raise RuntimeError(
-                f"For '{cls_name}', the argument 'host_kernel' is 'native', but {error}. "
-                f"With host_kernel='stock' it runs on MindSpore's own, slower operations."
-            ) from error
-        _warn_once(f"'{cls_name}' uses MindSpore's own, slower operations, because {error}.")
-        return stock
+        if host_kernel == "auto" and not needs:
+            _warn_once(f"'{cls_name}' uses MindSpore's own, slower operations, because {error}.")
+            return stock
+        needs = needs or "'host_kernel' is 'native'"
+        raise RuntimeError(
+            f"For '{cls_name}', the argument {needs}, which needs the native library, but {error}. MindSpore's own, "
+            f"slower operations do without it (host_kernel='stock'), on whole states of float32."
+        ) from error
 
 
 def cells(slots, operation, features, writeback, bound=None):
@@ -70,14 +66,11 @@ def cells(slots, operation, features, writeback, bound=None):
         bound (Optional[float]): The largest bucket, in bytes of parameters. None: `buckets.BUCKET_BYTES`.
     """
     order = sorted(range(len(slots)), key=lambda i: _kind(slots[i]))
-    updates, start = [], 0
+    updates, start, on_host = [], 0, functools.partial(operation.update, writeback=writeback)
     for (is_on_device, *_), run in itertools.groupby((slots[i] for i in order), key=_kind):
         run = list(run)
-        for bucket in buckets.cut(run, start, bound):
-            if is_on_device:
-                updates.append(stock.update_on_device(bucket, features))
-            else:
-                updates.append(operation.update(bucket, features, writeback))
+        new_update = stock.update_on_device if is_on_device else on_host
+        updates += [new_update(bucket, features) for bucket in buckets.cut(run, start, bound)]
         start += len(run)
     is_sorted = order == list(range(len(slots)))
     return nn.CellList(updates, auto_prefix=False), () if is_sorted else tuple(order)

@@ -20,11 +20,6 @@ def update(bucket, features, writeback):
     return _InPlace(bucket) if writeback == "in_place" and not is_sharded else _Assign(bucket, features)
 
 
-def norm(slots):
-    """Returns the Cell that measures gradients. See `mindspore_offload.update`."""
-    return _Norm(slots)
-
-
 class _Update(nn.Cell):
     """Launches the kernel on a bucket.
 
@@ -52,13 +47,11 @@ class _Update(nn.Cell):
         counts = {"coefficients": 1, "rows": 1, "parameter": len(self.parameters), "master": len(self.masters)}
         inputs = {role: counts.get(role, len(slots)) for role in ROLES}
         # In an attribute of its own: from a tuple it would be dropped, see side effects in docs_en/contributing.rst.
-        self.update = NativeOperation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
+        self.adam = NativeOperation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
 
     def launch(self, coefficients, parameters, gradients):
         # In the order of ROLES.
-        return self.update(
-            coefficients, self.rows, *parameters, *self.moment1, *self.moment2, *gradients, *self.masters
-        )
+        return self.adam(coefficients, self.rows, *parameters, *self.moment1, *self.moment2, *gradients, *self.masters)
 
 
 def _shapes_of_gradients(inputs):
@@ -99,15 +92,9 @@ class _Assign(_Update):
         slots = bucket.slots
         decays = [each.has_decay and each.master is None for each in slots]
         has_penalty = [decay and not features.decoupled for decay in decays]
-        super().__init__(
-            bucket,
-            has_penalty,
-            "AdamAssign",
-            [each.parameter for each in slots if each.master is not None],
-            WRITTEN,
-            None,
-            tuple(each.parameter.dtype for each in slots),
-        )
+        parameters = [each.parameter for each in slots if each.master is not None]
+        dtypes = tuple(each.parameter.dtype for each in slots)
+        super().__init__(bucket, has_penalty, "AdamAssign", parameters, WRITTEN, None, dtypes)
         self.has_masters = len(self.masters) > 0
         self.cuts = nn.CellList([Cut(each.piece) for each in slots], auto_prefix=False)
         self.gather = Gather(slots)
@@ -119,10 +106,8 @@ class _Assign(_Update):
         self.row_of = tuple(each.row for each in slots)
         object.__setattr__(self, "weights", ParameterTuple(each.parameter for each in slots))
         self.clip_and_decay = ClipAndDecay(features.clip, True, on_device)
-        writes = [
-            Write(each.parameter, on_device, decay and features.decoupled, features.skip)
-            for each, decay in zip(slots, decays)
-        ]
+        decoupled = [decay and features.decoupled for decay in decays]
+        writes = [Write(each.parameter, on_device, decay, features.skip) for each, decay in zip(slots, decoupled)]
         self.writes = nn.CellList(writes, auto_prefix=False)
 
     def construct(self, coefficients, gradients):
@@ -131,15 +116,14 @@ class _Assign(_Update):
         if self.reads_rows:
             rows = host.map_(ops.partial(host.pick, host.map_(host.unstack, host.unstack(coefficients))), self.row_of)
         if self.some_penalty:
-            gradients = host.map_(
-                ops.partial(_prepare, self.clip_and_decay), self.has_penalty, rows, gradients, self.cuts, self.weights
-            )
+            prepare = ops.partial(_prepare, self.clip_and_decay)
+            gradients = host.map_(prepare, self.has_penalty, rows, gradients, self.cuts, self.weights)
         parameters = host.map_(host.call, self.fresh_values) if self.has_masters else ()
         return host.map_(host.call, self.writes, self.gather(self.launch(coefficients, parameters, gradients)), rows)
 
 
-class _Norm(nn.Cell):
-    """Sums the squares of all gradients in blocks, then adds the sums."""
+class Norm(nn.Cell):
+    """Measures gradients: sums the squares of all in blocks, then adds the sums. See `mindspore_offload.update`."""
 
     def __init__(self, slots):
         super().__init__(auto_prefix=False)

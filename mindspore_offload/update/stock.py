@@ -24,11 +24,6 @@ def update_on_device(bucket, features):
     return _Updates(bucket, features, on_device, "in_place")
 
 
-def norm(_slots):
-    """Returns the Cell that measures gradients. See `mindspore_offload.update`."""
-    return _Norm()
-
-
 class _Updates(nn.Cell):
     """Updates the parameters of a bucket one by one."""
 
@@ -37,17 +32,19 @@ class _Updates(nn.Cell):
         self.start, self.stop = bucket.start, bucket.stop
         self.rows = tuple(each.row for each in bucket.slots)
         self.map_last_first = ops.Map(None, True)
-        self.updates = nn.CellList(
-            [parameter_update(each, features, place, writeback) for each in bucket.slots], auto_prefix=False
-        )
+        updates = [parameter_update(each, features, place, writeback) for each in bucket.slots]
+        self.updates = nn.CellList(updates, auto_prefix=False)
 
     def construct(self, coefficients, gradients):
         rows = host.map_(host.unstack, host.unstack(coefficients))
         return self.map_last_first(ops.partial(_run, rows), self.updates, self.rows, gradients[self.start : self.stop])
 
 
-class _Norm(nn.Cell):
-    """Sums the squares of all gradients in float64."""
+class Norm(nn.Cell):
+    """Measures gradients: sums the squares of all in float64. See `mindspore_offload.update`."""
+
+    def __init__(self, _slots):
+        super().__init__(auto_prefix=False)
 
     def construct(self, gradients):
         squares = host.map_(_sum_of_squares, gradients)

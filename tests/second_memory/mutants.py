@@ -6,18 +6,19 @@ from mindspore import ops
 
 from mindspore_offload import host
 from mindspore_offload.distributed import parallel_mode
+from mindspore_offload.step import inputs
 from mindspore_offload.update import native, writeback
 
 
 def parameter_itself():
     """The host operation reads a 16-bit parameter and not a fresh copy of it."""
-    original = writeback.FreshValue.__init__
+    original = inputs.FreshValue.__init__
 
     def changed(self, parameter, piece=None):
         original(self, parameter, piece)
         self.copies = False
 
-    writeback.FreshValue.__init__ = changed
+    inputs.FreshValue.__init__ = changed
 
 
 def missing_writeback():
@@ -42,7 +43,7 @@ def _write_nothing(self, result, row):
 
 def _launch_after_reading_moments(self, coefficients, parameters, gradients):
     gradients = host.map_(_plus_nearly_nothing, gradients, self.moment1)
-    return self.update(coefficients, self.rows, *parameters, *self.moment1, *self.moment2, *gradients, *self.masters)
+    return self.adam(coefficients, self.rows, *parameters, *self.moment1, *self.moment2, *gradients, *self.masters)
 
 
 def _plus_nearly_nothing(gradient, moment):
