@@ -41,10 +41,9 @@ def explains_keywords(init: _Constructor) -> _Constructor:
 
     @functools.wraps(init)
     def checked_init(self, *args, **kwargs):
-        for name in FOREIGN_KEYWORDS.keys() & kwargs.keys():
-            raise TypeError(
-                f"For '{type(self).__name__}', there is no argument '{name}'; write {FOREIGN_KEYWORDS[name]}."
-            )
+        for name, instead in FOREIGN_KEYWORDS.items():
+            if name in kwargs:
+                raise TypeError(f"For '{type(self).__name__}', there is no argument '{name}'; write {instead}.")
         init(self, *args, **kwargs)
 
     return cast(_Constructor, checked_init)
@@ -86,6 +85,7 @@ class _Rule(NamedTuple):
     cure: str = ""
 
 
+_NUMBER = (int, float)
 _FLAG = _Rule(bool, False, True, "be a bool")
 _DECAY_RATE = _Rule(float, _TINIEST, _BELOW_1, "be a float, greater than 0 and less than 1 in float32")
 _RULES = {
@@ -95,13 +95,11 @@ _RULES = {
     "use_locking": _FLAG._replace(cure="it is the sixth argument, pass the decay as weight_decay="),
     "use_nesterov": _FLAG,
     "max_grad_norm": _Rule(
-        (int, float, type(None)), _TINIEST, _LARGEST, "be None, or a number greater than 0 and finite in float32"
+        (*_NUMBER, type(None)), _TINIEST, _LARGEST, "be None, or a number greater than 0 and finite in float32"
     ),
     "skip_nonfinite": _FLAG,
     "min_offload_size": _Rule(int, 0, math.inf, "be an int, a number of elements of at least 0"),
-    "offload_ratio": _Rule(
-        (int, float), 0, 1, "be a float from 0.0 to 1.0", "0.4 keeps 60 % of the states on the device"
-    ),
+    "offload_ratio": _Rule(_NUMBER, 0, 1, "be a float from 0.0 to 1.0", "0.4 keeps 60 % of the states on the device"),
     "shard_states": _FLAG,
 }
 

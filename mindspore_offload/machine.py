@@ -81,10 +81,8 @@ def available_memory():
 
 def numa_nodes():
     """Returns the cores of each NUMA node, by its number; empty if the system does not list them."""
-    return {
-        int(node.name.removeprefix("node")): (node / "cpulist").read_text().strip()
-        for node in sorted(NUMA_NODES.glob("node[0-9]*"))
-    }
+    nodes = sorted(NUMA_NODES.glob("node[0-9]*"))
+    return {int(node.name.removeprefix("node")): (node / "cpulist").read_text().strip() for node in nodes}
 
 
 def cpu_name():

@@ -53,16 +53,11 @@ def add_options(parser):
     source = parser.add_mutually_exclusive_group(required=True)
     kinds = {**SOURCES, **{name: option(numbers) for name, numbers in RANGES.items()}}
     for name, choices in {"dtype": ELEMENT_TYPES, **CHOICES}.items():
-        kinds[name] = {"type": _full_dtype, "choices": choices}
+        kinds[name] = {"type": lambda text: SHORT_DTYPES.get(text, text), "choices": choices}
     for name, text in OPTIONS.items():
         kind = kinds.get(name, {"action": "store_true"})
         group = source if name in SOURCES else parser
         group.add_argument(f"--{name.replace('_', '-')}", help=text, **kind)
-
-
-def _full_dtype(text):
-    """Returns the name of a dtype that may be given by its short name."""
-    return SHORT_DTYPES.get(text, text)
 
 
 def run(arguments):

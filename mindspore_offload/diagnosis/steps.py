@@ -143,10 +143,8 @@ def _speed(device):
     for ratio, total in ((1.0, whole), (0.5, half)):
         host, on_device = ratio * kernel, (1 - ratio) * without
         rest = total - host - on_device
-        text = (
-            f"{ratio}: {total:.1f} ms a step; host {host:.1f}, the kernel alone; device {on_device:.1f}, its share of "
-        )
-        text += f"a step without offloading; the rest {rest:.1f}, computed as the difference: link and launches"
+        text = f"{ratio}: {total:.1f} ms a step; host {host:.1f}, the kernel alone; device {on_device:.1f}, its share "
+        text += f"of a step without offloading; the rest {rest:.1f}, computed as the difference: link and launches"
         yield Finding("offload_ratio", OK, text)
 
 

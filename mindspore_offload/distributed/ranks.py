@@ -72,9 +72,7 @@ def check_same(cls_name, parameters, arguments):
     alike = {
         "class": cls_name,
         "number of parameters": len(parameters),
-        "names of the parameters": [each.name for each in parameters],
-        "shapes of the parameters": [each.shape for each in parameters],
-        "dtypes of the parameters": [each.dtype for each in parameters],
+        **{f"{of}s of the parameters": [getattr(each, of) for each in parameters] for of in ("name", "shape", "dtype")},
         **{f"argument '{name}'": described(value) for name, value in arguments.items() if name not in _OWN},
     }
     alike = {what: repr(value).encode() for what, value in alike.items()}

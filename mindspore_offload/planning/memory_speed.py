@@ -38,14 +38,10 @@ def run_kernel(weight, moment1, moment2, gradient):
     arrays = [coefficients, rows, weight, moment1, moment2, gradient, token]
     count = len(arrays)
     shapes = [array.ctypes.shape_as(ctypes.c_int64) for array in arrays]
-    status = native_library.load().AdamInPlace(
-        count,
-        (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
-        (ctypes.c_int * count)(*(array.ndim for array in arrays)),
-        (ctypes.c_void_p * count)(*map(ctypes.addressof, shapes)),
-        (ctypes.c_char_p * count)(*(str(array.dtype).encode() for array in arrays)),
-        None,
-        None,
-    )
+    data = (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays))
+    dims = (ctypes.c_int * count)(*(array.ndim for array in arrays))
+    places_of_shapes = (ctypes.c_void_p * count)(*map(ctypes.addressof, shapes))
+    dtypes = (ctypes.c_char_p * count)(*(str(array.dtype).encode() for array in arrays))
+    status = native_library.load().AdamInPlace(count, data, dims, places_of_shapes, dtypes, None, None)
     if status != abi.STATUSES.index("ok"):
         raise RuntimeError(f"the native kernel refused its arguments: {abi.STATUSES[status]}")

@@ -32,9 +32,8 @@ def build(spec):
         function = getattr(module, name, None)
         if not callable(function):
             names = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-            raise CommandError(
-                f"--net {spec}: {source} has no function {name!r}; it has {', '.join(names[:5]) or 'none at all'}"
-            )
+            has = ", ".join(names[:5]) or "none at all"
+            raise CommandError(f"--net {spec}: {source} has no function {name!r}; it has {has}")
         with _explained(spec, f"{name}()", "it is called without arguments"), no_init_parameters():
             net = function()
     if not isinstance(net, nn.Cell):

@@ -37,10 +37,8 @@ class Rows(nn.Cell):
         # The index of each row's learning rate, and of its decay, in the tuples that `construct` builds.
         self.rate_index = tuple(first.values()) if self.is_group_lr else (0,) * self.count
         self.rate_is_dynamic = (self.is_group_lr and self.is_dynamic_lr,) * self.count
-        is_dynamic = (
-            (*optimizer.dynamic_decay_flags, False) if self.is_group else (optimizer.dynamic_weight_decay, False)
-        )
-        no_decay = len(is_dynamic) - 1
+        dynamic = optimizer.dynamic_decay_flags if self.is_group else [optimizer.dynamic_weight_decay]
+        is_dynamic, no_decay = (*dynamic, False), len(dynamic)
         self.no_decay = Tensor(0.0, float32)
         self.decay_index = tuple((i if self.is_group else 0) if self.has_decay[i] else no_decay for i in first.values())
         self.decay_is_dynamic = tuple(is_dynamic[i] for i in self.decay_index)

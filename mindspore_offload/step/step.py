@@ -36,21 +36,15 @@ class Step(nn.Cell):
         # stage of a parameter is known only while MindSpore compiles, so each parameter gets its own operation. The CPU
         # target has no stages.
         has_no_stages = context.get_context("device_target") == "CPU"
-        updates_apart = updates if has_no_stages else new_updates(bound=0)[0]
+        apart = updates if has_no_stages else new_updates(bound=0)[0]
         # A gradient that is a Parameter may be one that an update writes before it is read. The kernel sees that, if it
         # has all of them in one bucket. Smaller ones would save no memory: Parameters are never freed.
-        updates_at_once = updates if parts["inputs"].copies else new_updates(bound=math.inf)[0]
+        at_once = updates if parts["inputs"].copies else new_updates(bound=math.inf)[0]
         held = ("parameters", "learning_rate", "weight_decay", "global_step", "beta1", "beta2", "beta1_power")
+        parts.update({name: getattr(optimizer, name) for name in (*held, "beta2_power", "_params")}, order=order)
+        successes = (True,) * (len(optimizer.parameters) - 1)
         # Not by setattr: a Cell looks for the names of parameters first, and a net's parameter may have any name.
-        self.__dict__.update(
-            {name: getattr(optimizer, name) for name in (*held, "beta2_power", "_params")},
-            **parts,
-            updates=updates,
-            updates_apart=updates_apart,
-            updates_at_once=updates_at_once,
-            order=order,
-            successes=(True,) * (len(optimizer.parameters) - 1),
-        )
+        self.__dict__.update(parts, updates=updates, updates_apart=apart, updates_at_once=at_once, successes=successes)
 
     def __call__(self, gradients):
         """Compiles and runs the step as a graph of its own, in any mode.

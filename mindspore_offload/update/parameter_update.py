@@ -78,18 +78,8 @@ class _Update(nn.Cell):
         moment1, moment2 = self.moment1, self.moment2
         if self.features.skip:
             moment1, moment2 = self.copy(moment1), self.copy(moment2)
-        launched = self.adam(
-            weight,
-            moment1,
-            moment2,
-            self.zero,
-            self.zero,
-            row[LEARNING_RATE],
-            row[BETA1],
-            row[BETA2],
-            row[EPS],
-            gradient,
-        )
+        rate, beta1, beta2, eps = row[LEARNING_RATE], row[BETA1], row[BETA2], row[EPS]
+        launched = self.adam(weight, moment1, moment2, self.zero, self.zero, rate, beta1, beta2, eps, gradient)
         if self.features.skip:
             self.assign(self.moment1, self.unless_skipped(row, ops.depend(moment1, launched), self.moment1))
             self.assign(self.moment2, self.unless_skipped(row, ops.depend(moment2, launched), self.moment2))
