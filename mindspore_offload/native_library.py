@@ -54,7 +54,7 @@ def load():
     except OSError as error:
         raise NativeLibraryError(f"{PATH} can't be loaded ({error}); {_REBUILD} on this machine") from error
     _check_abi(library)
-    for name in ("Build", "ChangedArithmetic", "Isa", "SupportedIsas"):
+    for name in ("Build", "Isa", "SupportedIsas"):
         getattr(library, f"MindsporeOffload{name}").restype = ctypes.c_char_p
     library.MindsporeOffloadSetIsa.restype = ctypes.c_bool
     library.MindsporeOffloadThreads.restype = ctypes.c_size_t
@@ -80,6 +80,7 @@ def _check_abi(library):
 
 def _check_arithmetic(library, flushed_before):
     """Refuses a library whose compiler changed the arithmetic: it would miss NaN, or give other bits."""
+    library.MindsporeOffloadChangedArithmetic.restype = ctypes.c_char_p
     changed = library.MindsporeOffloadChangedArithmetic().decode()
     if not changed and _flushes_subnormals() and not flushed_before:
         changed = "it turns subnormal numbers into zeros"
