@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Errors: the one form in which bad input is refused, and the end of a command."""
+"""Errors and warnings: the one form in which bad input is refused, and the user's line."""
 
 import re
+import sys
+import traceback
+import warnings
 from typing import NoReturn
 
 
@@ -23,6 +26,13 @@ def refuse(error: type[Exception], who: str, what: str, must: str, got: object =
     """
     came = f", but got {got}" if f"{got}" else ""
     raise error(f"For '{who}', the {what} must {must}{came}{cure and '; '}{cure}.")
+
+
+def warn(message, category=UserWarning):
+    """Warns, and names the user's line, however many of ours lie between. In MindSpore's threads there may be none."""
+    frames = [frame for frame, _ in traceback.walk_stack(sys._getframe())]
+    is_ours = [frame.f_globals.get("__name__", "").startswith("mindspore_offload.") for frame in frames]
+    warnings.warn(message, category, stacklevel=(*is_ours, False).index(False) + 1)
 
 
 def typed(value: object) -> str:

@@ -2,10 +2,12 @@
 
 """Compares the parameters of an optimizer with those of its net: frozen ones, and ones that have been replaced."""
 
+import sys
+import traceback
+
 from mindspore import ParameterTuple, nn
 
-from mindspore_offload.callers import training_cell, warn
-from mindspore_offload.errors import refuse
+from mindspore_offload.errors import refuse, warn
 from mindspore_offload.mindspore_private import own_parameters
 
 
@@ -34,7 +36,7 @@ def check_replaced(cls_name, parameters):
 
     MindSpore may already have put a prefix before the other one's name, because names must be unique.
     """
-    cell = training_cell()
+    cell = _training_cell()
     if cell is None:
         return
     of_net, own = {id(each): each for each in _attributes(cell)}, {id(each) for each in parameters}
@@ -44,6 +46,21 @@ def check_replaced(cls_name, parameters):
             must = "be that of the net, but the net has another Parameter of this name, which would not be trained"
             cure = "make the optimizer after the last change of the net's parameters"
             refuse(ValueError, cls_name, f"parameter '{parameter.name}'", must, cure=cure)
+
+
+def _training_cell():
+    """Returns the innermost cell that is being compiled or run and is no optimizer or its step; None without one.
+
+    It reads the local variables of MindSpore's functions only. Until a function ends, Python keeps the values that were
+    read: in the user's functions, those of variables that have been deleted since.
+    """
+    for frame, _ in traceback.walk_stack(sys._getframe()):
+        if frame.f_globals.get("__name__") == nn.Cell.__module__:
+            cell = frame.f_locals.get("self")
+            is_ours = type(cell).__module__.startswith("mindspore_offload.")
+            if isinstance(cell, nn.Cell) and not isinstance(cell, nn.Optimizer) and not is_ours:
+                return cell
+    return None
 
 
 def _attributes(cell):

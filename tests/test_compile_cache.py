@@ -12,8 +12,7 @@ import pytest
 from mindspore import dtype as mstype
 
 import mindspore_offload
-from mindspore_offload import native_library
-from mindspore_offload.native_operation import NativeOperation
+from mindspore_offload import host, native_library
 
 PACKAGE = Path(mindspore_offload.__file__).parent
 
@@ -88,6 +87,6 @@ def test_the_package_moves(old_is_gone, tmp_path):
 
 
 def test_no_path_is_in_the_graph():
-    operation = NativeOperation("AdamInPlace", (1,), mstype.float32)
+    operation = host.NativeOperation("AdamInPlace", (1,), mstype.float32)
     assert str(PACKAGE) not in str(operation.get_attr_dict())
     assert os.environ[operation.get_attr_dict()["func_name"].partition(":")[0]] == str(native_library.PATH)

@@ -11,7 +11,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from mindspore_offload import AdamOffload
-from mindspore_offload.callers import warn
+from mindspore_offload.errors import warn
 
 X, Y = Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones((2, 1), np.float32))
 

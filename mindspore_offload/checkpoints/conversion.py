@@ -8,10 +8,9 @@ from typing import Any, Callable, NamedTuple, Optional
 import numpy as np
 from mindspore import Parameter, Tensor, float32, int32
 
-from mindspore_offload.callers import warn
 from mindspore_offload.checkpoints import conversion_checks as checks
 from mindspore_offload.checkpoints import torch_state_dict
-from mindspore_offload.errors import typed
+from mindspore_offload.errors import typed, warn
 
 
 class _Source(NamedTuple):

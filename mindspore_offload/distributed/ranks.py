@@ -16,7 +16,6 @@ from mindspore_offload.distributed.cut_and_gather import Cut
 from mindspore_offload.distributed.pieces import Piece
 from mindspore_offload.errors import refuse
 from mindspore_offload.mindspore_private import is_communicating, own_cells, own_parameters
-from mindspore_offload.native_operation import NativeOperation
 
 
 class World(NamedTuple):
@@ -132,7 +131,7 @@ SAMPLED, ELEMENTS = 4, 8
 
 def comparison():
     """Returns the operation that compares what all ranks bring to a step."""
-    operation = NativeOperation("SameStep", (1,), float32)
+    operation = host.NativeOperation("SameStep", (1,), float32)
     operation.add_prim_attr("side_effect_mem", True)  # so it runs before all writes that follow
     return operation
 

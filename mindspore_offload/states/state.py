@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, context
 from mindspore.common.initializer import initializer
 
 from mindspore_offload import formats, mindspore_private
-from mindspore_offload.callers import warn
+from mindspore_offload.errors import warn
 from mindspore_offload.states.loading import Form, Loadable
 
 

@@ -14,8 +14,7 @@ import itertools
 from mindspore import nn
 
 from mindspore_offload import native_library
-from mindspore_offload.callers import warn
-from mindspore_offload.errors import refuse
+from mindspore_offload.errors import refuse, warn
 from mindspore_offload.formats import moment_format
 from mindspore_offload.states import buckets
 from mindspore_offload.update import native, stock

@@ -8,7 +8,6 @@ from mindspore import ParameterTuple, Tensor, float32, nn, ops
 from mindspore_offload import host
 from mindspore_offload.abi import BLOCK, ROLES
 from mindspore_offload.distributed.cut_and_gather import Cut, Gather
-from mindspore_offload.native_operation import NativeOperation
 from mindspore_offload.step.inputs import WRITTEN, FreshValue
 from mindspore_offload.update.decay import ClipAndDecay
 from mindspore_offload.update.writeback import Write, on_device
@@ -47,7 +46,7 @@ class _Update(nn.Cell):
         counts = {"coefficients": 1, "rows": 1, "parameter": len(self.parameters), "master": len(self.masters)}
         inputs = {role: counts.get(role, len(slots)) for role in ROLES}
         # In an attribute of its own: from a tuple it would be dropped, see side effects in docs_en/contributing.rst.
-        self.adam = NativeOperation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
+        self.adam = host.NativeOperation(function, shapes or _shapes_of_gradients(inputs), dtypes, inputs, written)
 
     def launch(self, coefficients, parameters, gradients):
         # In the order of ROLES.
@@ -132,8 +131,8 @@ class Norm(nn.Cell):
         self.rows = Tensor(np.array(list(zip(counts, is_piece)), np.int32))
         self.gather = ops.AllGather() if any(is_piece) else None
         # A float64 sum is two numbers of float32.
-        self.sums = NativeOperation("SumsOfSquares", (2 * sum(counts),), float32)
-        self.norm = NativeOperation("GlobalNorm", (1,), float32)
+        self.sums = host.NativeOperation("SumsOfSquares", (2 * sum(counts),), float32)
+        self.norm = host.NativeOperation("GlobalNorm", (1,), float32)
 
     def construct(self, gradients):
         sums = self.sums(*gradients)
