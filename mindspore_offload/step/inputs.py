@@ -61,12 +61,12 @@ class Inputs(nn.Cell):
         return gradients
 
     def has_parameters(self, gradients):
-        """Returns True if a gradient is a Parameter."""
-        return True in host.map_(_is_parameter, gradients)
+        """Returns True if a gradient still is a Parameter."""
+        return not self.copies and True in host.map_(_is_parameter, gradients)
 
     def pieces(self, gradients):
         """Returns of each gradient what this rank needs."""
-        return gradients if self.cuts is None else host.map_(host.call, self.cuts, gradients)
+        return gradients if self.cuts is None else host.map_(host.call1, self.cuts, gradients)
 
     def loss_scale(self):
         """Returns the loss scale, of shape (1,); None if it is fixed."""

@@ -117,8 +117,8 @@ class _Assign(_Update):
         if self.some_penalty:
             prepare = ops.partial(_prepare, self.clip_and_decay)
             gradients = host.map_(prepare, self.has_penalty, rows, gradients, self.cuts, self.weights)
-        parameters = host.map_(host.call, self.fresh_values) if self.has_masters else ()
-        return host.map_(host.call, self.writes, self.gather(self.launch(coefficients, parameters, gradients)), rows)
+        parameters = host.map_(host.call0, self.fresh_values) if self.has_masters else ()
+        return host.map_(host.call2, self.writes, self.gather(self.launch(coefficients, parameters, gradients)), rows)
 
 
 class Norm(nn.Cell):
