@@ -31,21 +31,6 @@ class ClipAndDecay(nn.Cell):
         return gradient
 
 
-class DecoupledDecay(nn.Cell):
-    """Subtracts the decoupled decay from a float32 weight.
-
-    Args:
-        place (Callable): `host.place` or `on_device`.
-    """
-
-    def __init__(self, place):
-        super().__init__(auto_prefix=False)
-        self.mul, self.sub, self.assign_sub = place(ops.Mul()), place(ops.Sub()), place(ops.AssignSub())
-
-    def construct(self, row, weight):
-        """Returns the decayed weight."""
-        return self.sub(weight, self.mul(weight, row[DECOUPLED_DECAY]))
-
-    def in_place(self, row, parameter):
-        """Writes the decayed weight to the parameter."""
-        return self.assign_sub(parameter, self.mul(parameter, row[DECOUPLED_DECAY]))
+def decay_decoupled(row, weight, mul, sub):
+    """Subtracts the decoupled decay from a float32 weight. `sub` returns the result, or writes it to a Parameter."""
+    return sub(weight, mul(weight, row[DECOUPLED_DECAY]))

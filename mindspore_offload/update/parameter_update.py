@@ -7,7 +7,7 @@ from mindspore import Tensor, float32, nn, ops
 from mindspore_offload.mindspore_private import declare_input, tensor_move
 from mindspore_offload.step.coefficients import BETA1, BETA2, EPS, GRADIENT_SCALE, LEARNING_RATE, SKIP
 from mindspore_offload.step.inputs import FreshValue
-from mindspore_offload.update.decay import ClipAndDecay, DecoupledDecay
+from mindspore_offload.update.decay import ClipAndDecay, decay_decoupled
 from mindspore_offload.update.writeback import Write, on_device
 
 
@@ -45,7 +45,8 @@ class _Update(nn.Cell):
         self.features = features
         self.decouples = slot.has_decay and features.decoupled
         self.clip_and_decay = ClipAndDecay(features.clip, slot.has_decay and not features.decoupled, prepare_place)
-        self.cast, self.mul, self.decay = place(ops.Cast()), place(ops.Mul()), DecoupledDecay(place)
+        self.cast, self.mul = place(ops.Cast()), place(ops.Mul())
+        self.sub, self.assign_sub = place(ops.Sub()), place(ops.AssignSub())
         self.greater, self.select, self.zero = place(ops.Greater()), place(ops.Select()), Tensor(0.0, float32)
         self.copy, self.assign = place(tensor_move()), place(ops.Assign())
         adam = ops.Adam(features.use_locking, features.nesterov)
@@ -97,11 +98,11 @@ class _UpdateInPlace(_Update):
         if self.features.skip:
             weight = self.copy(self.parameter)
             if self.decouples:
-                weight = self.decay(row, weight)
+                weight = decay_decoupled(row, weight, self.mul, self.sub)
             updated = self.updated(row, weight, gradient)
             return self.assign(self.parameter, self.unless_skipped(row, updated, self.parameter))
         if self.decouples:
-            self.decay.in_place(row, self.parameter)
+            decay_decoupled(row, self.parameter, self.mul, self.assign_sub)
         return self.updated(row, self.parameter, gradient)
 
 
@@ -144,7 +145,7 @@ class _UpdateMaster(_Update):
         master = self.select(self.not_equal(found, rounded), found, self.weight)
         gradient = self.prepared(row, gradient, master)
         if self.decouples:
-            master = self.decay(row, master)
+            master = decay_decoupled(row, master, self.mul, self.sub)
         updated = self.updated(row, master, gradient)
         result = self.cast(self.unless_skipped(row, updated, found), self.parameter.dtype)
         self.assign(self.weight, self.unless_skipped(row, updated, self.weight))

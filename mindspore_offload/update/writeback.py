@@ -11,7 +11,7 @@ from mindspore import bfloat16, context, float32, nn, ops
 from mindspore_offload.errors import refuse
 from mindspore_offload.mindspore_private import in_place_copy
 from mindspore_offload.step.coefficients import SKIP
-from mindspore_offload.update.decay import DecoupledDecay
+from mindspore_offload.update.decay import decay_decoupled
 
 
 def choose(writeback, cls_name):
@@ -48,7 +48,8 @@ class Write(nn.Cell):
         self.is_scalar = not parameter.shape
         is_difference = parameter.dtype == float32
         self.decays, self.selects = has_decoupled_decay and is_difference, may_skip and is_difference
-        self.decay, self.add, self.assign = DecoupledDecay(place), place(ops.Add()), place(ops.Assign())
+        self.mul, self.sub, self.assign_sub = place(ops.Mul()), place(ops.Sub()), place(ops.AssignSub())
+        self.add, self.assign = place(ops.Add()), place(ops.Assign())
         self.greater, self.select = place(ops.Greater()), place(ops.Select())
         self.write = place(_write_operation(parameter.dtype))
 
@@ -60,11 +61,11 @@ class Write(nn.Cell):
         if self.selects:
             weight = self.parameter
             if self.decays:
-                weight = self.decay(row, weight)
+                weight = decay_decoupled(row, weight, self.mul, self.sub)
             weight = self.select(self.greater(row[SKIP], 0), self.parameter, self.add(weight, result))
             return ops.depend(True, self.assign(self.parameter, weight))
         if self.decays:
-            self.decay.in_place(row, self.parameter)
+            decay_decoupled(row, self.parameter, self.mul, self.assign_sub)
         return ops.depend(True, self.write(self.parameter, result))
 
 
