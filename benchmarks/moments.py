@@ -115,8 +115,8 @@ def language_model(moments, seed, settings):
     import language_model as example
     import mindspore as ms
     import text
+    from float16_step import MAX_NORM
     from gpt import GPT, Loss
-    from steps import MAX_NORM
 
     _set_up(seed)
     loss = Loss(GPT(settings["layers"], settings["width"], 6, example.LENGTH))

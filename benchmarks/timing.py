@@ -144,14 +144,14 @@ def _check(name, rival, result, data):
     weight, gradient = (_rounded(tensors[-1], rival.dtype).ravel() for tensors in (data.weights, data.gradients))
     result = result.ravel()
     roundings = 1 if rival.has_master else 3
-    slack = _slack(MOMENT_FORMATS[rival.moment_dtype], np.abs(gradient))
-    error = 0
+    moments, largest, error = MOMENT_FORMATS[rival.moment_dtype], max(gradient.max(), -gradient.min()), 0
     for start in range(0, len(weight), CHECKED_AT_ONCE):
         part = slice(start, start + CHECKED_AT_ONCE)
         oracle = rival.oracle(weight[part])
         for _ in range(2):
             oracle.step([gradient[part]])
-        error = max(error, worst_error(result[part], oracle.weights[0], rival.dtype, roundings, slack[part]))
+        slack = _slack(moments, np.abs(gradient[part]) / largest)
+        error = max(error, worst_error(result[part], oracle.weights[0], rival.dtype, roundings, slack))
     if not error <= 1:
         raise CommandError(
             f"{name} is wrong after two steps, by {error:.3g} times the allowed error, so its time would mean "
@@ -167,10 +167,10 @@ def _slack(moments, sizes):
 
     Args:
         moments (MomentFormat): The format.
-        sizes (numpy.ndarray): The absolute values of the gradient.
+        sizes (numpy.ndarray): The absolute values of the gradient, divided by the largest one.
     """
     least1, least2 = (2.0**-14, 2.0**-30) if moments.has_codes else (0.0, 0.0)
-    sizes = np.maximum(sizes / sizes.max(), np.finfo(np.float32).tiny)
+    sizes = np.maximum(sizes, 1e-18)  # whose square is a float32, too
     error1, error2 = moments.unit + least1 / sizes, moments.unit + least2 / sizes**2
     return LEARNING_RATE * ((1 + error1 / 2) / np.sqrt(1 - np.minimum(error2, 1) / 2) - 1)
 

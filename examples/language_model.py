@@ -24,10 +24,10 @@ import matplotlib
 import mindspore as ms
 import numpy as np
 import text
+from float16_step import MAX_NORM, Float16Step
 from gpt import GPT, Loss
 from matplotlib import pyplot
 from mindspore import Tensor, amp, nn
-from steps import MAX_NORM, Float16Step
 from tqdm import tqdm
 
 from mindspore_offload import AdamWOffload, estimate
