@@ -2,7 +2,9 @@
 
 """The optimizers of other frameworks, measured as their users call them where they are installed."""
 
+import contextlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -66,7 +68,9 @@ def installed(threads):
 
 def _deepspeed():
     import torch
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    with contextlib.redirect_stdout(sys.stderr):  # it logs to what is the standard output now, which may be for JSON
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     def make(parameters, **settings):
         return DeepSpeedCPUAdam(parameters, adamw_mode=False, **settings)
