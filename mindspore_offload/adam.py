@@ -184,8 +184,8 @@ class AdamOffload(GuardedAttributes):
         ValueError: If a gradient has another shape than its parameter.
         ValueError: If what is assigned to `learning_rate` is not one number of at least 0.
         KeyError: If a group has an unknown key.
-        AttributeError: If `beta1`, `beta2`, `eps`, `loss_scale`, `use_nesterov` or `offload_ratio` is assigned to, or
-            `weight_decay` after the first step.
+        AttributeError: If `beta1`, `beta2`, `eps`, `loss_scale`, `use_nesterov`, `writeback`, `offload_ratio` or a
+            state is assigned to, or `weight_decay` after the first step.
         AttributeError: If `learning_rate` is assigned to, although it is a schedule or that of groups.
         NotImplementedError: If `target` is assigned to.
         RuntimeError: If `host_kernel` is ``"native"``, `moment_dtype` is not float32 or `shard_states` is True, and the

@@ -8,8 +8,20 @@ from mindspore import Parameter, Tensor, float32, nn
 from mindspore_offload.errors import refuse
 from mindspore_offload.mindspore_private import own_parameters
 
-# Attributes that the step holds as constants.
-CONSTANTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov", "offload_ratio")
+# Attributes that the step holds: an assignment would not reach it.
+HELD = (
+    "beta1",
+    "beta2",
+    "eps",
+    "loss_scale",
+    "use_nesterov",
+    "writeback",
+    "offload_ratio",
+    "moment1",
+    "moment2",
+    "master",
+)
+HELD += ("global_step", "beta1_power", "beta2_power", "global_norm", "skipped_steps")
 
 # Methods that the steps of MindSpore's optimizers call, and a subclass may override, with what to do here.
 NOT_CALLED = {
@@ -70,11 +82,10 @@ class GuardedAttributes(nn.Optimizer):
             super().__setattr__(name, value)
         elif name == "learning_rate":
             self._set_learning_rate(value)
-        elif name in CONSTANTS or (name == "weight_decay" and self._step.check_gradients.has_run):
-            raise AttributeError(
-                f"For '{self.cls_name}', the attribute '{name}' can't change, because the compiled step holds it; make "
-                f"a new optimizer and a new training cell, and load the states."
-            )
+        elif name in HELD or (name == "weight_decay" and self._step.check_gradients.has_run):
+            must = "not be assigned to, because the compiled step holds it"
+            cure = "write a state by set_data, else make a new optimizer and a new training cell, and load the states"
+            refuse(AttributeError, self.cls_name, f"attribute '{name}'", must, cure=cure)
         else:
             super().__setattr__(name, value)
             if name == "weight_decay":
@@ -83,10 +94,9 @@ class GuardedAttributes(nn.Optimizer):
     def _set_learning_rate(self, value):
         """Gives the Parameter `learning_rate` a new value, which the next step reads."""
         if not isinstance(self.learning_rate, Parameter):
-            raise AttributeError(
-                f"For '{self.cls_name}', the attribute 'learning_rate' can't change, because it is a schedule or that "
-                f"of groups; assign to the elements of learning_rate by set_data, or make a new optimizer."
-            )
+            must = "not be assigned to, because it is a schedule or that of groups"
+            cure = "assign to its elements by set_data, or make a new optimizer"
+            refuse(AttributeError, self.cls_name, "attribute 'learning_rate'", must, cure=cure)
         number = np.asarray(value, np.float32)
         if number.size != 1 or not number >= 0:
             refuse(ValueError, self.cls_name, "attribute 'learning_rate'", "be one number, at least 0", value)
