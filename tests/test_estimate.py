@@ -112,6 +112,7 @@ def test_time_at_given_speeds():
         ),
         ([5], {"devices": 0}, ValueError, "'devices' must be a whole number from 1 to .*, but got 0"),
         ([5], {"devices": 10**19}, ValueError, "'devices' must be a whole number from 1 to .*, but got 1000"),
+        ([5], {"devices": "2"}, ValueError, "'devices' must be a whole number from 1 to .*, but got '2'"),
         ([5], {"writeback": "auto"}, ValueError, "'writeback' must be 'assign' or 'in_place', but got 'auto'"),
         ([5], {"writeback": None}, ValueError, "'writeback' must be 'assign' or 'in_place', but got None"),
         (
@@ -135,6 +136,7 @@ def test_time_at_given_speeds():
         "size-of-a-number",
         "no-devices",
         "many-devices",
+        "text-devices",
         "writeback",
         "no-writeback",
         "half-a-slice",

@@ -33,6 +33,9 @@ def broken():
     raise ValueError("no configuration\\n  of this net")
 def broken_inside():
     return nn.Dense("three", 2)
+def refused():
+    import mindspore_offload
+    return mindspore_offload.AdamOffload([])
 def leaves():
     raise SystemExit(3)
 def needs(inputs):
@@ -62,6 +65,7 @@ def line_of(code):
 
 
 LINES = {"in_broken": line_of("raise V"), "in_broken_inside": line_of('Dense("three"'), "in_leaves": line_of("raise S")}
+LINES["in_refused"] = line_of("return mindspore_offload")
 
 
 @pytest.fixture
@@ -151,6 +155,7 @@ def test_a_net_is_built_without_memory_for_its_weights(folder):
             "broken() raised ValueError: no configuration in {folder}/nets_of_a_user.py, line {in_broken}; it is",
         ),
         ("nets_of_a_user:broken_inside", " in {folder}/nets_of_a_user.py, line {in_broken_inside}; it is called"),
+        ("nets_of_a_user:refused", " in {folder}/nets_of_a_user.py, line {in_refused}; it is called"),
         ("nets_of_a_user:leaves", "SystemExit: 3 in {folder}/nets_of_a_user.py, line {in_leaves}; it is called"),
         ("nets_of_a_user:needs", "missing 1 required positional argument: 'inputs'; it is called without arguments"),
         ("nets_of_a_user:frozen", "returns Dense: of 2 parameters, none has requires_grad=True"),

@@ -4,6 +4,7 @@
 
 from collections.abc import Iterable
 from fractions import Fraction
+from numbers import Number
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
 
 from mindspore_offload import placement
@@ -25,9 +26,10 @@ class Range(NamedTuple):
     least: float
     most: float = 10**18  # more are a mistake, and so many parameters may have more bytes than a float holds
 
-    def has(self, number: float) -> bool:
+    def has(self, number: Any) -> bool:
         """Returns True for a number in this range."""
-        return self.least <= number <= self.most and (self.kind != "whole number" or number % 1 == 0)
+        is_number, is_whole = isinstance(number, Number), self.kind == "whole number"
+        return is_number and self.least <= number <= self.most and (not is_whole or number % 1 == 0)
 
     def __str__(self) -> str:
         return f"a {self.kind} from {self.least:g} to {self.most:g}"

@@ -82,7 +82,7 @@ def _place(error):
     """
     import mindspore
 
-    others = (os.path.dirname(mindspore.__file__), os.path.dirname(__file__), "<")
+    others = (f"{os.path.dirname(mindspore.__file__)}/", f"{os.path.dirname(os.path.dirname(__file__))}/", "<")
     library = os.path.dirname(os.__file__)
     for path, line, *_ in reversed(traceback.extract_tb(error.__traceback__)):
         is_of_python = path.startswith(library) and "site-packages" not in path
