@@ -18,7 +18,7 @@ NEED_WHOLE = {
     "max_grad_norm": (1.0, "None"),
     "skip_nonfinite": (True, "False"),
     "shard_states": (True, "False"),
-    "moment_dtype": (ms.uint8, "Float32"),
+    "moment_dtype": (ms.uint8, "Float32 or BFloat16"),
 }
 SHAPE, SLICE = (4, 6), (4, 3)
 
