@@ -20,7 +20,7 @@
 namespace mindspore_offload {
 namespace {
 
-// Runs an operation. No exception leaves the library: MindSpore calls it as C.
+// Runs an operation. No exception leaves it: MindSpore calls it as C, and shows the number of the status.
 template <class Operation>
 int Guarded(const Operation& operation) noexcept {
   try {
@@ -83,7 +83,7 @@ EXPORT int GlobalNorm(int count, void** data, int* ndims, int64_t** shapes, cons
   return Guarded([=] { return RunNorm({count, data, ndims, shapes, dtypes}); });
 }
 
-// same_step.h describes the inputs and the output.
+// same_step.h describes the inputs and the output. It throws what the user has to read: MindSpore shows the text.
 EXPORT int SameStep(int count, void** data, int* ndims, int64_t** shapes, const char** dtypes, void* /*stream*/,
                     void* /*extra*/) {
   return mindspore_offload::CheckSameStep({count, data, ndims, shapes, dtypes});
