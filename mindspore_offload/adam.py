@@ -17,7 +17,7 @@ from mindspore_offload.attributes import GuardedAttributes
 from mindspore_offload.distributed import parallel_mode, ranks
 from mindspore_offload.errors import refuse
 from mindspore_offload.formats import moment_format
-from mindspore_offload.mindspore_private import forget_clones, has_hooks
+from mindspore_offload.mindspore_private import forget_clones, has_hooks, hold
 from mindspore_offload.net_parameters import check_frozen, check_replaced
 from mindspore_offload.states.shard import exclude_from_broadcast, shard_state
 from mindspore_offload.states.state import notice_foreign
@@ -326,8 +326,7 @@ class AdamOffload(GuardedAttributes):
             counters=Counters(self.global_step, self.beta1_power, self.beta2_power, self.skipped_steps),
             new_updates=partial(update.cells, slots, operation, features, self.writeback),
         )
-        # Not by setattr, which would make it a child: it is not the user's to cast, recompute or list.
-        object.__setattr__(self, "_step", step)
+        hold(self, _step=step)  # no child, which a user could cast, recompute or list
         self.finish_attributes()
         if self._shard_state:
             exclude_from_broadcast(self)

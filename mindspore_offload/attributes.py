@@ -6,22 +6,12 @@ import numpy as np
 from mindspore import Parameter, Tensor, float32, nn
 
 from mindspore_offload.errors import refuse
-from mindspore_offload.mindspore_private import own_parameters
+from mindspore_offload.mindspore_private import hold, own_parameters
 
 # Attributes that the step holds: an assignment would not reach it.
-HELD = (
-    "beta1",
-    "beta2",
-    "eps",
-    "loss_scale",
-    "use_nesterov",
-    "writeback",
-    "offload_ratio",
-    "moment1",
-    "moment2",
-    "master",
-)
-HELD += ("global_step", "beta1_power", "beta2_power", "global_norm", "skipped_steps")
+_ARGUMENTS = ("beta1", "beta2", "eps", "loss_scale", "use_nesterov", "writeback", "offload_ratio")
+_STATES = ("moment1", "moment2", "master", "global_step", "beta1_power", "beta2_power", "global_norm", "skipped_steps")
+HELD = (*_ARGUMENTS, *_STATES)
 
 # Methods that the steps of MindSpore's optimizers call, and a subclass may override, with what to do here.
 NOT_CALLED = {
@@ -89,7 +79,7 @@ class GuardedAttributes(nn.Optimizer):
         else:
             super().__setattr__(name, value)
             if name == "weight_decay":
-                self._step.__dict__[name] = value
+                hold(self._step, weight_decay=value)
 
     def _set_learning_rate(self, value):
         """Gives the Parameter `learning_rate` a new value, which the next step reads."""

@@ -42,6 +42,15 @@ def has_hooks(cell):
     return bool(cell._forward_pre_hook or cell._forward_hook)
 
 
+def hold(cell, **parts):
+    """Makes parts attributes of a Cell as they are.
+
+    By setattr, the Cell would look for parameters of these names first, make Cells its children, and make the elements
+    of a ParameterTuple attributes by their own names, which may be any.
+    """
+    cell.__dict__.update(parts)
+
+
 def own_parameters(cell):
     """Returns the parameters that are attributes of a Cell, by name. It may be changed."""
     return cell._params

@@ -39,6 +39,11 @@ class Cut(nn.Cell):
         return ops.cast(self.slice(tensor, (self.begin,), (self.size,)), dtype)
 
 
+def gather_of(slots):
+    """Returns MindSpore's AllGather, for what each rank has computed of its pieces; None if the states are whole."""
+    return ops.AllGather() if any(each.piece is not None for each in slots) else None
+
+
 class Gather(nn.Cell):
     """Makes whole tensors of the pieces that all ranks have, with one AllGather.
 

@@ -15,7 +15,7 @@ from mindspore_offload.abi import COLUMNS
 from mindspore_offload.distributed.cut_and_gather import Cut
 from mindspore_offload.distributed.pieces import Piece
 from mindspore_offload.errors import refuse
-from mindspore_offload.mindspore_private import is_communicating, own_cells, own_parameters
+from mindspore_offload.mindspore_private import hold, is_communicating, own_cells, own_parameters
 
 
 class World(NamedTuple):
@@ -154,8 +154,7 @@ class SameStep(nn.Cell):
         self.sampled = tuple(sorted({i * last // (SAMPLED - 1) for i in range(SAMPLED)}))
         sizes = [min(ELEMENTS, parameters[i].size) for i in self.sampled]
         self.firsts = nn.CellList([Cut(Piece(0, 1, size, size)) for size in sizes], auto_prefix=False)
-        # Not by setattr, which would make the parameters attributes of this Cell by their names.
-        object.__setattr__(self, "weights", ParameterTuple(parameters[i] for i in self.sampled))
+        hold(self, weights=ParameterTuple(parameters[i] for i in self.sampled))
         settings = 2 + rows * len(COLUMNS)
         self.sections = Tensor(np.array([1, settings, sum(sizes), sum(sizes)], np.int32))
         self.concat, self.gather = ops.Concat(), ops.AllGather()

@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, bfloat16, context, float32, int32, nn, 
 from mindspore_offload import host
 from mindspore_offload.distributed.cut_and_gather import Cut
 from mindspore_offload.formats import MOMENT_NAMES
-from mindspore_offload.mindspore_private import tensor_move
+from mindspore_offload.mindspore_private import hold, tensor_move
 
 # The roles of an update's inputs that are declared as written. Gradients are only read. But MindSpore simplifies a
 # product with ones to the other factor, so a gradient may be the memory of a parameter, which this or an earlier bucket
@@ -46,8 +46,7 @@ class Inputs(nn.Cell):
         is_sharded = any(each.piece is not None for each in slots)
         self.cuts = nn.CellList([Cut(each.piece) for each in slots], auto_prefix=False) if is_sharded else None
         self.zero = Tensor([0], int32)
-        # Not by setattr: a Cell looks for the names of parameters first.
-        self.__dict__.update(assigns=assigns, copies=copies, dynamic_loss_scale=loss_scale, global_step=global_step)
+        hold(self, assigns=assigns, copies=copies, dynamic_loss_scale=loss_scale, global_step=global_step)
 
     def begin(self, gradients):
         """Returns the gradients, without Parameters in them where these are copied.

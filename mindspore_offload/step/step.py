@@ -7,7 +7,7 @@ import math
 from mindspore import context, nn, ops
 
 from mindspore_offload import host
-from mindspore_offload.mindspore_private import compile_and_run
+from mindspore_offload.mindspore_private import compile_and_run, hold
 from mindspore_offload.step.inputs import with_own_memory
 
 
@@ -43,8 +43,7 @@ class Step(nn.Cell):
         held = ("parameters", "learning_rate", "weight_decay", "global_step", "beta1", "beta2", "beta1_power")
         parts.update({name: getattr(optimizer, name) for name in (*held, "beta2_power", "_params")}, order=order)
         successes = (True,) * (len(optimizer.parameters) - 1)
-        # Not by setattr: a Cell looks for the names of parameters first, and a net's parameter may have any name.
-        self.__dict__.update(parts, updates=updates, updates_apart=apart, updates_at_once=at_once, successes=successes)
+        hold(self, **parts, updates=updates, updates_apart=apart, updates_at_once=at_once, successes=successes)
 
     def __call__(self, gradients):
         """Compiles and runs the step as a graph of its own, in any mode.

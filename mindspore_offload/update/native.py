@@ -7,7 +7,8 @@ from mindspore import ParameterTuple, Tensor, float32, nn, ops
 
 from mindspore_offload import host
 from mindspore_offload.abi import BLOCK, ROLES
-from mindspore_offload.distributed.cut_and_gather import Cut, Gather
+from mindspore_offload.distributed.cut_and_gather import Cut, Gather, gather_of
+from mindspore_offload.mindspore_private import hold
 from mindspore_offload.step.inputs import WRITTEN, FreshValue
 from mindspore_offload.update.decay import ClipAndDecay
 from mindspore_offload.update.writeback import Write, on_device
@@ -38,8 +39,7 @@ class _Update(nn.Cell):
         # The columns of ROWS. The index of a piece is 0 for a whole parameter.
         rows = [(each.row, each.key, each.piece.rank if each.piece else 0) for each in slots]
         self.rows = Tensor(np.array([(*row, own) for row, own in zip(rows, is_prepared)], np.int64).astype(np.int32))
-        # Not by setattr, which would make the parameters attributes of this Cell by their names, `rows` for example.
-        object.__setattr__(self, "parameters", ParameterTuple(parameters))
+        hold(self, parameters=ParameterTuple(parameters))
         self.moment1 = ParameterTuple(each.moment1 for each in slots)
         self.moment2 = ParameterTuple(each.moment2 for each in slots)
         self.masters = ParameterTuple(each.master for each in slots if each.master is not None)
@@ -103,7 +103,7 @@ class _Assign(_Update):
         self.reads_rows = any(decays) or features.skip
         self.some_penalty, self.has_penalty = any(has_penalty), tuple(has_penalty)
         self.row_of = tuple(each.row for each in slots)
-        object.__setattr__(self, "weights", ParameterTuple(each.parameter for each in slots))
+        hold(self, weights=ParameterTuple(each.parameter for each in slots))
         self.clip_and_decay = ClipAndDecay(features.clip, True, on_device)
         decoupled = [decay and features.decoupled for decay in decays]
         writes = [Write(each.parameter, on_device, decay, features.skip) for each, decay in zip(slots, decoupled)]
@@ -127,9 +127,8 @@ class Norm(nn.Cell):
     def __init__(self, slots):
         super().__init__(auto_prefix=False)
         counts = [-(-each.size // BLOCK) for each in slots]
-        is_piece = [each.piece is not None for each in slots]
-        self.rows = Tensor(np.array(list(zip(counts, is_piece)), np.int32))
-        self.gather = ops.AllGather() if any(is_piece) else None
+        self.rows = Tensor(np.array([(n, each.piece is not None) for n, each in zip(counts, slots)], np.int32))
+        self.gather = gather_of(slots)
         # A float64 sum is two numbers of float32.
         self.sums = host.NativeOperation("SumsOfSquares", (2 * sum(counts),), float32)
         self.norm = host.NativeOperation("GlobalNorm", (1,), float32)
