@@ -81,7 +81,7 @@ def test_other_ratios_are_refused(value, error, message):
 
 def test_the_ratio_is_that_of_the_constructor():
     optimizer = AdamOffload(weights_of([3]))
-    with pytest.raises(AttributeError, match="the attribute 'offload_ratio' can't change"):
+    with pytest.raises(AttributeError, match="the attribute 'offload_ratio' must not be assigned to"):
         optimizer.offload_ratio = 0.5
 
 
